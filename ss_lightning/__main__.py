@@ -1,0 +1,8 @@
+"""``python -m ss_lightning``."""
+
+import sys
+
+from ss_lightning.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

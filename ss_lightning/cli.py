@@ -1,0 +1,226 @@
+"""The command line: ``python -m ss_lightning fit --config configs/yinyang.yaml``."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import CSVLogger
+
+from ss_lightning.callbacks import PredictionWriter
+from ss_lightning.errors import DataError, UsageError
+from ss_lightning.runs import (
+    DEFAULT_ROOT,
+    config_beside,
+    config_name,
+    find_checkpoint,
+    reserve_run,
+    shown,
+)
+
+# The process that starts a run tells the ranks it launches where the run lives.
+_RUN_VARIABLE = "SS_LIGHTNING_RUN"
+
+_LINKS = ("input_shape", "num_classes", "step_ms")
+
+
+class SpikingCLI(LightningCLI):
+    """LightningCLI whose runs are never written over and whose checkpoints are never reinterpreted."""
+
+    def __init__(self, args: Sequence[str] | None = None) -> None:
+        super().__init__(
+            LightningModule,
+            LightningDataModule,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            seed_everything_default=0,
+            trainer_defaults={"log_every_n_steps": 1},
+            args=args,  # type: ignore[arg-type]
+        )
+
+    # Parsing ---------------------------------------------------------------------------------------------------------
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Link what the data knows into the model, and keep the best and the last weights."""
+        for name in _LINKS:
+            parser.link_arguments(f"data.{name}", f"model.init_args.{name}", apply_on="instantiate")
+        parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
+        parser.set_defaults(
+            {
+                "checkpoint.filename": "best",
+                "checkpoint.monitor": "val/accuracy",
+                "checkpoint.mode": "max",
+                "checkpoint.save_last": True,
+                "checkpoint.auto_insert_metric_name": False,
+                "checkpoint.enable_version_counter": False,
+            }
+        )
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
+        """Parse; without a config, the one that lies beside the checkpoint is used."""
+        arguments = list(sys.argv[1:] if args is None else args)  # type: ignore[arg-type]
+        self.config = parser.parse_args(_with_config_beside(arguments))
+
+    def _parse_ckpt_path(self) -> None:
+        """Lightning would let the checkpoint silently override the config; we compare the two, see below."""
+
+    # Before training -------------------------------------------------------------------------------------------------
+
+    def before_instantiate_classes(self) -> None:
+        """Find the checkpoint and reserve the run folder: both can fail, and should before data is prepared."""
+        config = self.config[self.subcommand]
+        files = config.get("config") or []
+        first = Path(os.fspath(files[0].absolute if hasattr(files[0], "absolute") else files[0])) if files else None
+        self.root = Path(config.trainer.default_root_dir or DEFAULT_ROOT)
+        self.run_name = config_name(first)
+        config.ckpt_path = self._checkpoint(config.get("ckpt_path"))
+        self.run_folder = None if config.trainer.fast_dev_run else self._reserve()
+
+    def _checkpoint(self, path: str | None) -> str | None:
+        if path is None and self.subcommand != "fit":
+            path = "best"
+        if path in ("best", "last"):
+            path = str(find_checkpoint(self.root / self.run_name, path))
+            print(f"checkpoint  {shown(path)}")
+        if path is not None and not Path(path).is_file():
+            raise UsageError(f"--ckpt_path: there is no file {path}")
+        return path
+
+    def _reserve(self) -> Path:
+        if _RUN_VARIABLE in os.environ and int(os.environ.get("LOCAL_RANK", 0)) != 0:
+            return Path(os.environ[_RUN_VARIABLE])
+        kind = "version" if self.subcommand == "fit" else str(self.subcommand)
+        run = reserve_run(self.root / self.run_name, kind)
+        os.environ[_RUN_VARIABLE] = str(run)
+        return run
+
+    def instantiate_classes(self) -> None:
+        """Build data, model and trainer; a value that one of them refuses is the user's to mend."""
+        try:
+            super().instantiate_classes()
+        except (UsageError, DataError):
+            raise
+        except ValueError as error:
+            raise UsageError(str(error)) from error
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """The trainer, logging to the run folder as CSV unless the config names loggers."""
+        if self.run_folder is not None and self._get(self.config_init, "trainer").logger in (None, True):
+            kwargs["logger"] = CSVLogger(self.root, self.run_name, version=self.run_folder.name)
+        return super().instantiate_trainer(**kwargs)
+
+    def after_instantiate_classes(self) -> None:
+        """Refuse a checkpoint of another architecture; give ``predict`` a file to write."""
+        checkpoint = self.config[self.subcommand].ckpt_path
+        if checkpoint is not None:
+            refuse_other_architecture(Path(checkpoint), self.model)
+        if self.subcommand == "predict" and self.run_folder is not None:
+            self.trainer.callbacks.append(PredictionWriter(self.run_folder / "predictions.csv"))  # type: ignore[attr-defined]
+
+    # Afterwards ------------------------------------------------------------------------------------------------------
+
+    def after_fit(self) -> None:
+        """Say where the best weights are and how to test them."""
+        callback = self.trainer.checkpoint_callback
+        if not self.trainer.is_global_zero or not isinstance(callback, ModelCheckpoint):
+            return
+        if not callback.best_model_path:
+            return
+        best = shown(callback.best_model_path)
+        score = callback.best_model_score
+        print(f"\nbest checkpoint  {best}" + ("" if score is None else f"  ({callback.monitor} {score:.4f})"))
+        print(f"test it with     python -m ss_lightning test --ckpt_path {shlex.quote(best)}")
+
+    def after_predict(self) -> None:
+        """Say where the predictions are."""
+        if self.run_folder is not None and self.trainer.is_global_zero:
+            print(f"predictions  {shown(self.run_folder / 'predictions.csv')}")
+
+
+def _with_config_beside(arguments: list[str]) -> list[str]:
+    """Arguments with the config of the run that ``--ckpt_path`` lies in, unless they name a config."""
+    given = {argument.partition("=")[0] for argument in arguments}
+    if not given.isdisjoint({"--config", "-c", "--help", "-h"}):
+        return arguments
+    for index, argument in enumerate(arguments):
+        name, equals, value = argument.partition("=")
+        if name == "--ckpt_path":
+            path = value if equals else "".join(arguments[index + 1 : index + 2])
+            config = config_beside(Path(path)) if path else None
+            if config is not None:
+                return [arguments[0], "--config", str(config), *arguments[1:]]
+    return arguments
+
+
+def refuse_other_architecture(checkpoint: Path, model: LightningModule) -> None:
+    """Compare the hyper-parameters in a checkpoint with those of the model that is to load it.
+
+    Raises:
+        UsageError: the file is no checkpoint, or was made by a model of another shape or kind.
+    """
+    try:
+        content = torch.load(checkpoint, map_location="cpu", weights_only=True)
+        saved = dict(content.get("hyper_parameters", {}))
+        weights = content["state_dict"]
+    except Exception as error:
+        raise UsageError(
+            f"{checkpoint} is not a checkpoint that can be loaded ({type(error).__name__}): it may be cut short, or "
+            "made by another program"
+        ) from error
+    saved.pop("_instantiator", None)
+    here = {k: v for k, v in model.hparams.items() if k != "_instantiator"}
+    differences = [
+        f"  {key}: {saved[key]!r} in the checkpoint, {here[key]!r} in the config"
+        for key in sorted(saved.keys() & here.keys())
+        if _plain(saved[key]) != _plain(here[key])
+    ]
+    shapes = {name: tuple(value.shape) for name, value in model.state_dict().items()}
+    differences += [
+        f"  {name}: {tuple(value.shape)} in the checkpoint, {shapes.get(name, 'nothing')} in the config"
+        for name, value in weights.items()
+        if shapes.get(name) != tuple(value.shape)
+    ]
+    if differences:
+        raise UsageError(
+            f"the checkpoint {checkpoint} was made by another model than the config describes:\n"
+            + "\n".join(differences)
+            + "\nUse the config.yaml of its own run (drop --config), or another checkpoint"
+        )
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code: 0, 1 (data) or 2 (usage)."""
+    _quiet()
+    try:
+        SpikingCLI(args)
+    except UsageError as error:
+        return _complain(error, 2)
+    except DataError as error:
+        return _complain(error, 1)
+    return 0
+
+
+def _complain(error: Exception, code: int) -> int:
+    print(f"error: {error}", file=sys.stderr)
+    return code
+
+
+def _quiet() -> None:
+    """Silence two notes of Lightning that do not hold here."""
+    # Batches are made in one vectorised step: more workers would not make them faster.
+    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    # The module's own optimizer serves plain Python; the command line replaces it on purpose.
+    warnings.filterwarnings("ignore", message=".*configure_optimizers` will be overridden.*")

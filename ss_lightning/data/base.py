@@ -1,0 +1,293 @@
+"""The parent of all data modules: one preparation step, the grid, and the loaders."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import lightning
+import numpy as np
+from lightning.pytorch.utilities import rank_zero_warn
+from torch.utils.data import DataLoader, DistributedSampler
+
+from ss_lightning.data.events import EventDataset, EventStore, identity
+from ss_lightning.errors import UsageError
+
+_WARN_SHARE_AFTER = 0.01
+
+
+@dataclass(frozen=True)
+class Subset:
+    """Some samples of a store: ``samples`` are indices, int64 ``[S']``, or None for all."""
+
+    store: EventStore
+    samples: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        """Number of samples."""
+        return len(self.store) if self.samples is None else len(self.samples)
+
+
+@dataclass(frozen=True)
+class Splits:
+    """The parts of a data set; ``val`` and ``test`` may be missing."""
+
+    train: Subset
+    val: Subset | None
+    test: Subset | None
+
+
+class EventDataModule(lightning.LightningDataModule):
+    """Loaders of event batches; a subclass says where the events come from by writing :meth:`load_splits`.
+
+    Nothing is read when the module is built. The first use of :meth:`prepare_data`, :meth:`setup`, a loader or one of
+    the properties that depend on the data runs the one preparation step, which is safe to run in several processes
+    at once. A batch is a pair ``(input, labels)``: an :class:`~ss_lightning.events.EventBatch` or a uint8 tensor
+    ``[T, B, N]``, and int64 ``[B]``.
+    """
+
+    def __init__(
+        self,
+        num_steps: int,
+        step_ms: float,
+        batch_size: int = 128,
+        binning: Literal["binary", "count"] = "binary",
+        input: Literal["events", "dense"] = "events",
+        num_workers: int = 0,
+        pin_memory: bool = False,
+    ) -> None:
+        """Check the arguments; no file is touched.
+
+        Args:
+            num_steps: Steps of the time grid, which begins at 0. Later events are dropped.
+            step_ms: Length of a step in milliseconds.
+            batch_size: Samples in a batch.
+            binning: "binary" counts a unit once per step, "count" counts every event.
+            input: "events" for lists of events, "dense" for time-major uint8 tensors.
+            num_workers: Processes that build batches; 0 builds them in the training process.
+            pin_memory: Keep batches in page-locked memory, which speeds up the copy to a GPU.
+
+        Raises:
+            UsageError: An argument is out of range.
+        """
+        super().__init__()
+        self.num_steps = positive_integer("num_steps", num_steps)
+        self.step_ms = positive_number("step_ms", step_ms)
+        self.batch_size = positive_integer("batch_size", batch_size)
+        self.binning = one_of("binning", binning, ("binary", "count"))
+        self.input = one_of("input", input, ("events", "dense"))
+        if not _is_integer(num_workers) or num_workers < 0:
+            raise UsageError(f"num_workers is {num_workers!r}; expected a whole number, 0 or more.")
+        self.num_workers = num_workers
+        self.pin_memory = pin_memory
+        self._splits: Splits | None = None
+
+    def load_splits(self) -> Splits:
+        """Read or make the data. Subclasses write this; it must bear running in several processes at once."""
+        raise NotImplementedError
+
+    @property
+    def splits(self) -> Splits:
+        """The prepared data; prepares them at the first use."""
+        if self._splits is None:
+            splits = self.load_splits()
+            if len(splits.train) == 0:
+                raise UsageError("No training samples are left. Hold out fewer samples for validation.")
+            self._warn_about_late_events(splits.train.store)
+            self._splits = splits
+        return self._splits
+
+    def prepare_data(self) -> None:
+        """Download and cache what is missing (Lightning calls this once per machine)."""
+        _ = self.splits
+
+    def setup(self, stage: str) -> None:
+        """Load the prepared data (Lightning calls this in every process)."""
+        _ = self.splits
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes."""
+        return self.splits.train.store.num_classes
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Shape of one step of input, such as ``(700,)`` or ``(1, 28, 28)``; its product is ``N``."""
+        return self.splits.train.store.input_shape
+
+    @property
+    def num_inputs(self) -> int:
+        """Number of input units ``N``."""
+        return self.splits.train.store.num_units
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """One name per class."""
+        return self.splits.train.store.class_names
+
+    def train_dataloader(self) -> DataLoader:
+        """Shuffled batches of the training samples; the last one may be smaller."""
+        return self._loader(self.dataset(self.splits.train), shuffle=True)
+
+    def val_dataloader(self) -> DataLoader | list:
+        """Batches of the validation samples; an empty list, which Lightning skips, if there are none."""
+        val = self.splits.val
+        return [] if val is None else self._evaluation_loader(self.dataset(val))
+
+    def test_dataloader(self) -> DataLoader:
+        """Batches of the test samples.
+
+        Raises:
+            UsageError: The data have no test set.
+        """
+        return self._evaluation_loader(self.dataset(self._test_split()))
+
+    def predict_dataloader(self) -> DataLoader:
+        """Batches of the test samples, for predictions."""
+        return self._loader(self.dataset(self._test_split()))
+
+    def dataset(self, subset: Subset) -> EventDataset:
+        """``subset`` on this module's grid."""
+        return EventDataset(
+            subset.store,
+            subset.samples,
+            num_steps=self.num_steps,
+            step_ms=self.step_ms,
+            binning=self.binning,
+            input=self.input,
+        )
+
+    def _test_split(self) -> Subset:
+        if self.splits.test is None:
+            raise UsageError("These data have no test set. Give one to the data module.")
+        return self.splits.test
+
+    def _loader(
+        self,
+        dataset: EventDataset,
+        shuffle: bool = False,
+        batch_size: int | None = None,
+        sampler: EvaluationSampler | None = None,
+    ) -> DataLoader:
+        return DataLoader(
+            dataset,
+            batch_size=batch_size or self.batch_size,
+            shuffle=shuffle,
+            sampler=sampler,
+            collate_fn=identity,
+            num_workers=self.num_workers,
+            persistent_workers=self.num_workers > 0,
+            pin_memory=self.pin_memory,
+        )
+
+    def _evaluation_loader(self, dataset: EventDataset) -> DataLoader:
+        replicas = self.trainer.world_size if self.trainer is not None else 1
+        if replicas == 1:
+            return self._loader(dataset)
+        sampler = EvaluationSampler(dataset, replicas, self.trainer.global_rank)
+        return self._loader(
+            dataset, batch_size=even_batch_size(len(dataset), replicas, self.batch_size), sampler=sampler
+        )
+
+    def _warn_about_late_events(self, store: EventStore) -> None:
+        share = store.share_after(self.num_steps, self.step_ms)
+        if share > _WARN_SHARE_AFTER:
+            rank_zero_warn(
+                f"{share:.1%} of the training events lie after the end of the time grid "
+                f"(num_steps={self.num_steps} steps of step_ms={self.step_ms:g} ms = "
+                f"{self.num_steps * self.step_ms:g} ms) and are dropped. Raise num_steps or step_ms to keep them."
+            )
+
+
+class EvaluationSampler(DistributedSampler):
+    """Every ``num_replicas``-th sample, none of them twice.
+
+    Lightning's own sampler fills uneven shares up with repeated samples, which changes the accuracy that is
+    reported; it leaves a sampler of this type alone.
+    """
+
+    def __init__(self, dataset: EventDataset, num_replicas: int, rank: int) -> None:
+        """Choose the share of process ``rank`` out of ``num_replicas``.
+
+        Raises:
+            UsageError: There are fewer samples than processes.
+        """
+        if len(dataset) < num_replicas:
+            raise UsageError(
+                f"{len(dataset)} samples cannot be shared among {num_replicas} devices without repeating some. "
+                "Evaluate on fewer devices."
+            )
+        super().__init__(dataset, num_replicas, rank, shuffle=False)
+        self.share = range(rank, len(dataset), num_replicas)
+
+    def __iter__(self) -> Iterator[int]:
+        """The indices of this process."""
+        return iter(self.share)
+
+    def __len__(self) -> int:
+        """Number of indices of this process."""
+        return len(self.share)
+
+
+def even_batch_size(num_samples: int, num_replicas: int, batch_size: int) -> int:
+    """A batch size near ``batch_size`` with which all processes have the same number of batches.
+
+    Shares differ by one sample at most, and that sample would be a batch of its own where the smaller share is a
+    multiple of the batch size: one process would then wait for the others for ever.
+    """
+    smaller, rest = divmod(num_samples, num_replicas)
+    if rest == 0:
+        return batch_size
+    candidates = [*range(batch_size, 1, -1), *range(batch_size + 1, smaller + 2)]
+    return next(size for size in candidates if size > 1 and smaller % size != 0)
+
+
+def split_off(num_samples: int, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """A random split of ``num_samples`` indices.
+
+    Args:
+        num_samples: How many there are.
+        fraction: Share of the second part, in [0, 1).
+        seed: Seed of the shuffle.
+
+    Returns:
+        The larger part and the held-out part, int64, each in rising order.
+    """
+    order = np.random.default_rng(seed).permutation(num_samples)
+    held_out = round(num_samples * fraction)
+    return np.sort(order[held_out:]), np.sort(order[:held_out])
+
+
+def checked_fraction(name: str, value: float) -> float:
+    """``value`` if it is in [0, 1).
+
+    Raises:
+        UsageError: It is not; the message has ``name``.
+    """
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < 1:
+        raise UsageError(f"{name} is {value!r}; expected a number from 0 (no validation set) to less than 1.")
+    return float(value)
+
+
+def _is_integer(value: object) -> bool:
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+
+
+def positive_integer(name: str, value: int) -> int:
+    if not _is_integer(value) or value < 1:
+        raise UsageError(f"{name} is {value!r}; expected a whole number, 1 or more.")
+    return int(value)
+
+
+def positive_number(name: str, value: float) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf:
+        raise UsageError(f"{name} is {value!r}; expected a number greater than 0.")
+    return float(value)
+
+
+def one_of(name: str, value: str, choices: tuple[str, ...]):
+    if value not in choices:
+        raise UsageError(f"{name} is {value!r}; expected {' or '.join(map(repr, choices))}.")
+    return value

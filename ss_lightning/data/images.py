@@ -1,0 +1,177 @@
+"""MNIST and Fashion-MNIST as a latency code: every pixel fires once, bright ones first (arXiv:2205.15286)."""
+
+from __future__ import annotations
+
+import gzip
+import math
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from ss_lightning.data.base import EventDataModule, Splits, Subset, checked_fraction, one_of, split_off
+from ss_lightning.data.cache import cache_folder, preparation_lock
+from ss_lightning.data.events import EventStore
+from ss_lightning.errors import DataError
+
+_SIDE = 28
+
+
+def pixel_steps(pixels: np.ndarray, num_steps: int) -> np.ndarray:
+    """The step at which each pixel fires: ``(255 - v) * (T - 1) // 255``, in integers.
+
+    Args:
+        pixels: uint8, any shape.
+        num_steps: ``T``.
+
+    Returns:
+        The smallest unsigned integers that hold ``T - 1``, same shape: white (255) fires at step 0, black (0) at
+        step ``T - 1``.
+    """
+    table = (255 - np.arange(256)) * (num_steps - 1) // 255
+    return table.astype(np.min_scalar_type(num_steps - 1))[pixels]
+
+
+def read_idx(path: Path, num_axes: int) -> np.ndarray:
+    """Read an idx file of unsigned bytes (http://yann.lecun.com/exdb/mnist/), or its ``.gz`` if only that is there.
+
+    Args:
+        path: The unzipped file.
+        num_axes: Axes of the array: 3 for images, 1 for labels.
+
+    Raises:
+        DataError: The file is missing, of another kind or of another length than its header says.
+    """
+    how = "Delete it and get it again (download: true), or copy the official file there."
+    try:
+        content = path.read_bytes() if path.is_file() else gzip.decompress(Path(f"{path}.gz").read_bytes())
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: missing, zipped or not. Get it (download: true), or set root.") from error
+    except (OSError, EOFError) as error:
+        raise DataError(f"{path}: cannot be read ({error}). {how}") from error
+    header = 4 * (1 + num_axes)
+    magic = bytes([0, 0, 8, num_axes])
+    if content[:4] != magic or len(content) < header:
+        raise DataError(f"{path}: begins with {content[:4].hex()}; expected the idx magic number {magic.hex()}. {how}")
+    shape = tuple(int(n) for n in np.frombuffer(content, ">u4", num_axes, offset=4))
+    expected = header + math.prod(shape)
+    if len(content) != expected:
+        raise DataError(f"{path}: {len(content)} bytes; expected {expected} for an array of shape {shape}. {how}")
+    return np.frombuffer(content, np.uint8, offset=header).reshape(shape)
+
+
+class LatencyImages(EventDataModule):
+    """The parent of data sets in MNIST's files; a subclass names its folder, torchvision class and classes."""
+
+    dataset_name: str
+    names: tuple[str, ...]
+
+    def __init__(
+        self,
+        root: str = "data",
+        num_steps: int = 100,
+        step_ms: float = 1.0,
+        val_fraction: float = 0.1,
+        background: Literal["last_step", "silent"] = "last_step",
+        download: bool = True,
+        seed: int = 0,
+        cache_dir: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Check the arguments; no file is touched.
+
+        Args:
+            root: Folder that has, or gets, the raw files in <root>/<data set>/raw, zipped or not.
+            num_steps: Steps of the time grid, ``T``. Value v fires at step ``(255 - v) * (T - 1) // 255``.
+            step_ms: Length of a step in milliseconds; the code above is in steps, so it does not move events.
+            val_fraction: Share of the training images to hold out for validation; 0 for none.
+            background: "last_step": black pixels fire at step ``T - 1``, as in the paper; "silent": they never fire.
+            download: Get missing files from the network.
+            seed: Seed of the choice of validation images.
+            cache_dir: Folder for the lock of the download; null for $SS_LIGHTNING_CACHE or the user's cache folder.
+            kwargs: The other arguments of EventDataModule: batch_size, binning, input, num_workers, pin_memory.
+
+        Raises:
+            UsageError: An argument is out of range.
+        """
+        super().__init__(num_steps=num_steps, step_ms=step_ms, **kwargs)
+        self.root = root
+        self.val_fraction = checked_fraction("val_fraction", val_fraction)
+        self.background = one_of("background", background, ("last_step", "silent"))
+        self.download = download
+        self.seed = seed
+        self.cache_dir = cache_dir
+
+    def load_splits(self) -> Splits:
+        """Read the files and hold out the validation images."""
+        raw = Path(self.root).expanduser() / self.dataset_name / "raw"
+        with preparation_lock(cache_folder(self.cache_dir), raw):
+            self._fetch(raw)
+        train, test = self._store(raw, "train"), self._store(raw, "t10k")
+        kept, held_out = split_off(len(train), self.val_fraction, self.seed)
+        return Splits(Subset(train, kept), Subset(train, held_out) if len(held_out) else None, Subset(test))
+
+    def _store(self, raw: Path, part: str) -> EventStore:
+        images_path, labels_path = raw / f"{part}-images-idx3-ubyte", raw / f"{part}-labels-idx1-ubyte"
+        images, labels = read_idx(images_path, 3), read_idx(labels_path, 1)
+        if images.shape != (len(labels), _SIDE, _SIDE) or not len(labels):
+            raise DataError(
+                f"{images_path}: images of shape {images.shape} for {len(labels)} labels in {labels_path.name}; "
+                f"expected (labels, {_SIDE}, {_SIDE})."
+            )
+        if labels.max() >= len(self.names):
+            sample = int(labels.argmax())
+            raise DataError(f"{labels_path}: label {labels[sample]} of image {sample}; expected 0 to 9.")
+        pixels = images.reshape(len(labels), -1)
+        return EventStore.from_latencies(
+            pixel_steps(pixels, self.num_steps),
+            labels,
+            num_classes=len(self.names),
+            input_shape=(1, _SIDE, _SIDE),
+            class_names=self.names,
+            fires=pixels > 0 if self.background == "silent" else None,
+        )
+
+    def _fetch(self, raw: Path) -> None:
+        names = [f"{part}-{kind}" for part in ("train", "t10k") for kind in ("images-idx3-ubyte", "labels-idx1-ubyte")]
+        missing = [name for name in names if not (raw / name).is_file() and not (raw / f"{name}.gz").is_file()]
+        if not missing:
+            return
+        reason = "download is off"
+        if self.download:
+            try:
+                import torchvision.datasets
+
+                getattr(torchvision.datasets, self.dataset_name)(str(raw.parent.parent), download=True)
+                return
+            except Exception as error:  # whatever stopped it, the way out is the same
+                reason = f"the download failed: {type(error).__name__}: {error}"
+        raise DataError(
+            f"{raw}: {', '.join(missing)} missing ({reason}). Copy the official idx files there, zipped or not, or set "
+            f"root to the folder that has {self.dataset_name}/raw/."
+        )
+
+
+class MNISTData(LatencyImages):
+    """MNIST: 60,000 training and 10,000 test images of 28 x 28 pixels, 10 digits, as a latency code."""
+
+    dataset_name = "MNIST"
+    names = tuple("0123456789")
+
+
+class FashionMNISTData(LatencyImages):
+    """Fashion-MNIST (Xiao, Rasul & Vollgraf, arXiv:1708.07747): MNIST's format, 10 kinds of clothes."""
+
+    dataset_name = "FashionMNIST"
+    names = (
+        "T-shirt/top",
+        "Trouser",
+        "Pullover",
+        "Dress",
+        "Coat",
+        "Sandal",
+        "Shirt",
+        "Sneaker",
+        "Bag",
+        "Ankle boot",
+    )

@@ -1,0 +1,117 @@
+"""The Yin-Yang data set (Kriener, Göltz & Petrovici, "The Yin-Yang dataset", 2022, arXiv:2102.08211)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from ss_lightning.data.base import EventDataModule, Splits, Subset, positive_integer
+from ss_lightning.data.events import EventStore
+
+CLASS_NAMES = ("yin", "yang", "dot")
+BIG_RADIUS = 0.5
+DOT_RADIUS = 0.1
+
+
+def yinyang_class(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Class of points of the disc with centre (0.5, 0.5) and radius 0.5.
+
+    Args:
+        x: ``[P]``.
+        y: ``[P]``.
+
+    Returns:
+        int64 ``[P]``: 2 in the two dots (within 0.1 of (0.75, 0.5) or (0.25, 0.5)); of the rest 1 in the half that
+        has the left half disc below and the upper half without the right half disc, else 0; -1 outside of the disc.
+        The numbers are those of the authors' code.
+    """
+    to_right = np.hypot(x - 1.5 * BIG_RADIUS, y - BIG_RADIUS)
+    to_left = np.hypot(x - 0.5 * BIG_RADIUS, y - BIG_RADIUS)
+    one = (to_left <= 0.5 * BIG_RADIUS) | ((y > BIG_RADIUS) & (to_right > 0.5 * BIG_RADIUS))
+    dot = (to_left < DOT_RADIUS) | (to_right < DOT_RADIUS)
+    outside = np.hypot(x - BIG_RADIUS, y - BIG_RADIUS) > BIG_RADIUS
+    return np.select([outside, dot, one], [-1, 2, 1], default=0)
+
+
+def yinyang_points(num_samples: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Points of the disc, uniform inside each class, as many of each class as of the others.
+
+    Args:
+        num_samples: ``S``.
+        rng: Source of randomness.
+
+    Returns:
+        Points float64 ``[S, 2]`` and classes int64 ``[S]``, in random order. Class counts differ by one at most.
+    """
+    labels = rng.permutation(np.arange(num_samples) % 3)
+    points = np.empty((num_samples, 2))
+    for label in range(3):
+        slots = np.flatnonzero(labels == label)
+        accepted = np.empty((0, 2))
+        while len(accepted) < len(slots):
+            # The rarest class covers 6 % of the square, so few rounds are needed.
+            proposals = rng.random((8 * num_samples + 64, 2))
+            fits = yinyang_class(proposals[:, 0], proposals[:, 1]) == label
+            accepted = np.concatenate([accepted, proposals[fits]])
+        points[slots] = accepted[: len(slots)]
+    return points, labels
+
+
+def latency_steps(values: np.ndarray, num_steps: int) -> np.ndarray:
+    """The latency code of arXiv:2205.15286: a value in [0, 1] fires at ``trunc((1 - value) * (T - 1))``."""
+    steps = np.trunc((1.0 - values) * (num_steps - 1))
+    return steps.astype(np.min_scalar_type(num_steps - 1))
+
+
+class YinYangData(EventDataModule):
+    """Yin-Yang: 4 inputs (x, y, 1 - x, 1 - y), 3 classes, one event per input.
+
+    Each input fires once, at step ``trunc((1 - value) * (num_steps - 1))``. The sizes of the training and test sets
+    are those of Taylor, King & Harper (arXiv:2205.15286). Data are made in memory from ``seed``.
+    """
+
+    def __init__(
+        self,
+        num_steps: int = 100,
+        step_ms: float = 1.0,
+        num_train: int = 20_000,
+        num_val: int = 10_000,
+        num_test: int = 10_000,
+        seed: int = 0,
+        **kwargs: Any,
+    ) -> None:
+        """Check the arguments.
+
+        Args:
+            num_steps: Steps of the time grid.
+            step_ms: Length of a step in milliseconds; the code above is in steps, so it does not move events.
+            num_train: Training points.
+            num_val: Validation points.
+            num_test: Test points.
+            seed: Seed of the points; each of the three sets has its own stream.
+            kwargs: The other arguments of EventDataModule: batch_size, binning, input, num_workers, pin_memory.
+
+        Raises:
+            UsageError: An argument is out of range.
+        """
+        super().__init__(num_steps=num_steps, step_ms=step_ms, **kwargs)
+        self.num_train = positive_integer("num_train", num_train)
+        self.num_val = positive_integer("num_val", num_val)
+        self.num_test = positive_integer("num_test", num_test)
+        self.seed = seed
+
+    def load_splits(self) -> Splits:
+        """Draw the three sets."""
+        sizes = (self.num_train, self.num_val, self.num_test)
+        return Splits(*(Subset(self._draw(size, stream)) for stream, size in enumerate(sizes)))
+
+    def _draw(self, num_samples: int, stream: int) -> EventStore:
+        points, labels = yinyang_points(num_samples, np.random.default_rng([self.seed, stream]))
+        return EventStore.from_latencies(
+            latency_steps(np.concatenate([points, 1.0 - points], axis=1), self.num_steps),
+            labels,
+            num_classes=3,
+            input_shape=(4,),
+            class_names=CLASS_NAMES,
+        )

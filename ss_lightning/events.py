@@ -1,0 +1,94 @@
+"""A batch of spikes as a list of events: the sparse twin of a time-major tensor ``[T, B, N]``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class EventBatch:
+    """Spikes of ``B`` samples over ``T`` steps and ``N`` units, stored as events.
+
+    Events lie sample by sample, inside a sample in order of time. A unit that is listed twice in one step counts
+    twice, so a batch can hold binary spikes as well as counts.
+
+    Attributes:
+        units: int32 ``[E]``, the unit of each event, in ``[0, N)``.
+        offsets: int32 ``[B * T + 1]``. The events of sample ``b`` in step ``t`` are
+            ``units[offsets[b * T + t] : offsets[b * T + t + 1]]``.
+        num_steps: ``T``.
+        num_units: ``N``.
+    """
+
+    units: Tensor
+    offsets: Tensor
+    num_steps: int
+    num_units: int
+
+    @property
+    def batch_size(self) -> int:
+        """Number of samples ``B``."""
+        return (self.offsets.numel() - 1) // self.num_steps
+
+    @property
+    def num_events(self) -> int:
+        """Number of events ``E`` in the whole batch."""
+        return self.units.numel()
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """``(T, B, N)``, the shape of :meth:`to_dense`."""
+        return self.num_steps, self.batch_size, self.num_units
+
+    @property
+    def device(self) -> torch.device:
+        """Where the events are."""
+        return self.units.device
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> EventBatch:
+        """The same events on another device (Lightning calls this to move a batch)."""
+        return EventBatch(
+            self.units.to(device, non_blocking=non_blocking),
+            self.offsets.to(device, non_blocking=non_blocking),
+            self.num_steps,
+            self.num_units,
+        )
+
+    def pin_memory(self) -> EventBatch:
+        """The same events in page-locked memory (the DataLoader calls this)."""
+        return EventBatch(
+            self.units.pin_memory(), self.offsets.pin_memory(), self.num_steps, self.num_units
+        )
+
+    def events_per_sample(self) -> Tensor:
+        """int64 ``[B]``, how many events each sample has."""
+        return self.offsets[:: self.num_steps].diff().long()
+
+    def bags(self) -> Tensor:
+        """int64 ``[E]``, the row ``b * T + t`` that each event belongs to."""
+        rows = torch.arange(self.offsets.numel() - 1, device=self.device)
+        return torch.repeat_interleave(rows, self.offsets.diff(), output_size=self.num_events)
+
+    def to_dense(self, dtype: torch.dtype = torch.float32) -> Tensor:
+        """Spike counts as a contiguous time-major tensor ``[T, B, N]``."""
+        steps, batch, units = self.shape
+        rows = self.bags()
+        sample = torch.div(rows, steps, rounding_mode="floor")
+        index = ((rows - sample * steps) * batch + sample) * units + self.units
+        dense = torch.zeros(steps * batch * units, dtype=dtype, device=self.device)
+        dense.index_add_(0, index, torch.ones_like(index, dtype=dtype))
+        return dense.view(steps, batch, units)
+
+    @classmethod
+    def from_dense(cls, spikes: Tensor) -> EventBatch:
+        """Events of a time-major tensor ``[T, B, N]`` of spike counts (whole numbers, zero or more)."""
+        steps, batch, units = spikes.shape
+        counts = spikes.transpose(0, 1).reshape(batch * steps, units).long()
+        row, unit = counts.nonzero(as_tuple=True)
+        repeats = counts[row, unit]
+        offsets = torch.zeros(batch * steps + 1, dtype=torch.int32, device=spikes.device)
+        offsets[1:] = counts.sum(1).cumsum(0)
+        return cls(unit.repeat_interleave(repeats).int(), offsets, steps, units)

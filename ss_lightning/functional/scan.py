@@ -1,0 +1,89 @@
+"""The leaky scan: a membrane that is never reset is a linear recurrence over time."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def leaky_scan_reference(current: Tensor, beta: Tensor | float) -> Tensor:
+    """:func:`leaky_scan` as plain autograd, one line per step."""
+    beta = as_like(beta, current)
+    membrane: list[Tensor] = []
+    # unbind, not current[t]: each select would write a gradient of the full size, O(T^2) in all.
+    for step in current.unbind(0):
+        membrane.append(beta * membrane[-1] + step if membrane else step)
+    return torch.stack(membrane)
+
+
+def leaky_scan(current: Tensor, beta: Tensor | float) -> Tensor:
+    """Membrane of leaky integrators that never reset: ``V[t] = beta * V[t-1] + I[t]``, ``V[-1] = 0``.
+
+    Args:
+        current: input current ``I``, ``[T, B, N]`` (more trailing axes are fine).
+        beta: decay per step in ``[0, 1]``, a number or a tensor that broadcasts against ``[B, N]``.
+
+    Returns:
+        The membrane ``V``, ``[T, B, N]``. O(T) forwards and backwards.
+
+    Source: Taylor, King & Harper, arXiv:2205.15286.
+    """
+    return _LeakyScan.apply(current, as_like(beta, current))
+
+
+class _LeakyScan(torch.autograd.Function):
+    """In-place loops; saves the membrane only when ``beta`` learns."""
+
+    @staticmethod
+    def forward(ctx: Any, current: Tensor, beta: Tensor) -> Tensor:
+        membrane = scan_forward(current, beta)
+        ctx.save_for_backward(beta, membrane if ctx.needs_input_grad[1] else None)
+        ctx.dtype = current.dtype
+        return membrane
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor | None]:  # type: ignore[override]
+        beta, membrane = ctx.saved_tensors
+        grad_current = scan_backward(grad.clone(memory_format=torch.contiguous_format), beta)
+        grad_beta = None if membrane is None else beta_gradient(grad_current, membrane, beta)
+        return grad_current.to(ctx.dtype), grad_beta
+
+
+def as_like(value: Tensor | float, like: Tensor) -> Tensor:
+    """``value`` as a tensor on the device of ``like``; a number takes its dtype, a tensor keeps its own."""
+    if isinstance(value, Tensor):
+        return value.to(like.device)
+    return torch.as_tensor(value, dtype=like.dtype, device=like.device)
+
+
+def scan_forward(current: Tensor, beta: Tensor) -> Tensor:
+    """``V[t] = beta * V[t-1] + I[t]`` without autograd, in the dtype that ``beta * current`` has."""
+    membrane = torch.empty_like(
+        current, dtype=torch.result_type(current, beta), memory_format=torch.contiguous_format
+    )
+    if len(current) == 0:
+        return membrane
+    steps, inputs = membrane.unbind(0), current.unbind(0)
+    steps[0].copy_(inputs[0])
+    for t in range(1, len(steps)):
+        # Two roundings, as in a step-by-step loop (addcmul may fuse them): both modes then spike alike.
+        torch.mul(steps[t - 1], beta, out=steps[t]).add_(inputs[t])
+    return membrane
+
+
+def scan_backward(grad_membrane: Tensor, beta: Tensor) -> Tensor:
+    """``dI[t] = dV[t] + beta * dI[t+1]``, overwriting ``grad_membrane``."""
+    steps = grad_membrane.unbind(0)
+    for t in range(len(steps) - 2, -1, -1):
+        steps[t].addcmul_(steps[t + 1], beta)
+    return grad_membrane
+
+
+def beta_gradient(grad_current: Tensor, membrane: Tensor, beta: Tensor) -> Tensor:
+    """``dL/dbeta = sum over t, B of dI[t] * V[t-1]``, summed to the shape of ``beta``."""
+    total = torch.zeros_like(grad_current[0])
+    for grad, before in zip(grad_current[1:].unbind(0), membrane[:-1].unbind(0), strict=True):
+        total.addcmul_(grad, before)
+    return total.sum_to_size(beta.shape).to(beta.dtype)

@@ -1,0 +1,136 @@
+"""The single-spike neuron: leaky scan, threshold, first crossing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ss_lightning.functional.first_spike import (
+    check_estimator,
+    crossing_gradient,
+    crossing_times,
+    first_spike,
+    first_spike_reference,
+    spikes_at,
+)
+from ss_lightning.functional.scan import (
+    as_like,
+    beta_gradient,
+    leaky_scan,
+    leaky_scan_reference,
+    scan_backward,
+    scan_forward,
+)
+from ss_lightning.surrogate import FastSigmoid, Surrogate
+
+SpikeGrad = Callable[[Tensor], Tensor]
+
+
+def single_spike_reference(
+    current: Tensor,
+    beta: Tensor | float,
+    threshold: Tensor | float = 1.0,
+    *,
+    surrogate: SpikeGrad = FastSigmoid(10),
+    estimator: str = "ramp",
+) -> Tensor:
+    """:func:`single_spike` as plain autograd, one step at a time."""
+    check_arguments(current, beta, estimator)
+    membrane = leaky_scan_reference(current, beta)
+    crossings = surrogate(membrane - as_like(threshold, current))
+    return first_spike_reference(crossings, estimator).to(current.dtype)
+
+
+def single_spike(
+    current: Tensor,
+    beta: Tensor | float,
+    threshold: Tensor | float = 1.0,
+    *,
+    surrogate: SpikeGrad = FastSigmoid(10),
+    estimator: str = "ramp",
+) -> Tensor:
+    """Spikes of leaky neurons that fire at most once: the first time the membrane exceeds the threshold.
+
+    ``V[t] = beta * V[t-1] + I[t]`` from ``V[-1] = 0``; a neuron fires at the first ``t`` with ``V[t] > threshold``
+    (strictly) and never again, so its membrane needs no reset.
+
+    Args:
+        current: input current ``I``, ``[T, B, N]`` (more trailing axes are fine; any strides).
+        beta: decay per step in ``[0, 1]``: a number, or a tensor that broadcasts against ``[B, N]`` such as ``[N]``.
+        threshold: a number or a tensor that broadcasts against ``[B, N]``.
+        surrogate: derivative of a crossing, an object of :mod:`ss_lightning.surrogate` or any elementwise
+            ``spike_grad`` of snnTorch.
+        estimator: ``ramp`` (the paper), ``survival`` or ``flat``: how the gradient of the one spike reaches the
+            crossings, see :mod:`ss_lightning.functional.first_spike`.
+
+    Returns:
+        Spikes of the shape and dtype of ``current``: 0, or 1 at most once per neuron and sample. Differentiable in
+        ``current``, ``beta`` and ``threshold``; O(T) forwards and backwards.
+
+    Raises:
+        ValueError: ``current`` has no step or fewer than two axes, ``beta`` lies outside ``[0, 1]``, or the
+            estimator is unknown.
+
+    Source: Taylor, King & Harper, arXiv:2205.15286 (model and ramp).
+    """
+    check_arguments(current, beta, estimator)
+    if isinstance(surrogate, Surrogate):
+        return _SingleSpike.apply(
+            current, as_like(beta, current), as_like(threshold, current), surrogate, estimator
+        )
+    crossings = surrogate(leaky_scan(current, beta) - as_like(threshold, current))
+    return first_spike(crossings, estimator).to(current.dtype)
+
+
+def check_arguments(current: Tensor, beta: Tensor | float, estimator: str) -> None:
+    """Refuse what would give a silently wrong answer."""
+    check_estimator(estimator)
+    if current.dim() < 2 or len(current) < 1:
+        raise ValueError(
+            f"current must be time-major [T, B, N] with at least one step, got the shape {tuple(current.shape)}"
+        )
+    check_beta(beta)
+
+
+def check_beta(beta: Tensor | float) -> None:
+    """Refuse a decay outside ``[0, 1]``; NaN counts as outside. On a GPU the look would stall, so it is skipped."""
+    if isinstance(beta, Tensor):
+        if beta.device.type != "cpu" or torch.compiler.is_compiling():
+            return
+        inside = bool(((beta >= 0) & (beta <= 1)).all())
+    else:
+        inside = 0 <= beta <= 1
+    if not inside:
+        shown = beta.detach().flatten()[:5].tolist() if isinstance(beta, Tensor) else beta
+        raise ValueError(f"beta must lie in [0, 1] (decay of the membrane per step), got {shown}")
+
+
+class _SingleSpike(torch.autograd.Function):
+    """Scan, crossing and first spike in one node: saves the membrane and two crossing times, nothing else."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, current: Tensor, beta: Tensor, threshold: Tensor, surrogate: Surrogate, estimator: str
+    ) -> Tensor:
+        membrane = scan_forward(current, beta)
+        first, second = crossing_times(membrane > threshold)
+        ctx.save_for_backward(membrane, beta, threshold, first, second)
+        ctx.surrogate, ctx.estimator, ctx.dtype = surrogate, estimator, current.dtype
+        return spikes_at(first, len(current), current.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        membrane, beta, threshold, first, second = ctx.saved_tensors
+        grad = grad.to(membrane.dtype, copy=True, memory_format=torch.contiguous_format)
+        grad = crossing_gradient(grad, first, second, ctx.estimator)
+        for step, potential in zip(grad.unbind(0), membrane.unbind(0), strict=True):
+            step.mul_(ctx.surrogate.derivative(potential - threshold))
+        grad_threshold = None
+        if ctx.needs_input_grad[2]:
+            grad_threshold = grad.sum(0).neg_().sum_to_size(threshold.shape).to(threshold.dtype)
+        grad_current = scan_backward(grad, beta)
+        grad_beta = beta_gradient(grad_current, membrane, beta) if ctx.needs_input_grad[1] else None
+        return grad_current.to(ctx.dtype), grad_beta, grad_threshold, None, None

@@ -1,0 +1,170 @@
+"""Spike statistics as torchmetrics: sums that add up over batches and over processes.
+
+Definitions follow NeuroBench where it has them: a synaptic operation is a spike that meets a non-zero weight.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+from torchmetrics import Metric
+from torchmetrics.aggregation import MeanMetric
+from torchmetrics.classification import MulticlassAccuracy
+
+from ss_lightning.events import EventBatch
+from ss_lightning.networks import NetworkOutput, Spikes
+
+
+class _PerSample(Metric):
+    """A total divided by a number of things; both states sum over processes."""
+
+    full_state_update = False
+    total: Tensor
+    count: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_state("total", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("count", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+
+    def compute(self) -> Tensor:
+        """The mean, NaN if nothing was counted."""
+        return (self.total / self.count).float()
+
+
+class SpikesPerSample(_PerSample):
+    """Mean number of spikes per sample."""
+
+    def update(self, spike_count: Tensor) -> None:
+        """Add spike counts ``[B, N]``."""
+        self.total += spike_count.sum()
+        self.count += len(spike_count)
+
+
+class SynopsPerSample(_PerSample):
+    """Mean number of effective synaptic operations per sample: spikes times their non-zero outgoing weights."""
+
+    def update(self, spike_count: Tensor, fan_out: Tensor) -> None:
+        """Add spike counts ``[B, N]`` of units with ``fan_out`` ``[N]`` non-zero outgoing weights."""
+        self.total += (spike_count.sum(0).double() * fan_out).sum()
+        self.count += len(spike_count)
+
+
+class FirstSpikeTime(_PerSample):
+    """Mean time of the first spike in milliseconds, over the neurons that fire.
+
+    Args:
+        step_ms: length of a step; a spike in the first step counts as 0 ms.
+    """
+
+    def __init__(self, step_ms: float) -> None:
+        super().__init__()
+        self.step_ms = step_ms
+
+    def update(self, first_spike_time: Tensor, spike_count: Tensor) -> None:
+        """Add steps of the first spikes ``[B, N]``, used where ``spike_count`` ``[B, N]`` is not zero."""
+        fired = spike_count > 0
+        self.total += (first_spike_time * fired).sum() * self.step_ms
+        self.count += fired.sum()
+
+
+class DeadFraction(Metric):
+    """Share of neurons that fire for no sample at all.
+
+    Args:
+        num_neurons: ``N``.
+    """
+
+    full_state_update = False
+    fired: Tensor
+
+    def __init__(self, num_neurons: int) -> None:
+        super().__init__()
+        self.add_state("fired", torch.zeros(num_neurons, dtype=torch.long), dist_reduce_fx="sum")
+
+    def update(self, spike_count: Tensor) -> None:
+        """Add spike counts ``[B, N]``."""
+        self.fired += (spike_count > 0).sum(0)
+
+    def compute(self) -> Tensor:
+        """The share, between 0 and 1."""
+        return (self.fired == 0).float().mean()
+
+
+def input_spike_count(spikes: Spikes) -> Tensor:
+    """Input spikes of each sample and unit, ``[B, N]``."""
+    if not isinstance(spikes, EventBatch):
+        return spikes.flatten(2).sum(0, dtype=torch.float32)
+    sample = torch.repeat_interleave(
+        torch.arange(spikes.batch_size, device=spikes.device), spikes.events_per_sample()
+    )
+    index = sample * spikes.num_units + spikes.units
+    return torch.bincount(index, minlength=spikes.batch_size * spikes.num_units).view(spikes.batch_size, -1)
+
+
+class EvaluationMetrics(nn.Module):
+    """Everything that is logged of an evaluation: loss, accuracy and what the spikes did.
+
+    Args:
+        num_classes: ``C``.
+        layer_sizes: neurons of each hidden layer.
+        step_ms: length of a step in milliseconds.
+    """
+
+    def __init__(self, num_classes: int, layer_sizes: list[int], step_ms: float) -> None:
+        super().__init__()
+        self.loss = MeanMetric()
+        self.accuracy = MulticlassAccuracy(num_classes, average="micro")
+        self.input_spikes_per_sample = SpikesPerSample()
+        self.synops_per_sample = SynopsPerSample()
+        self.spikes_per_sample = SpikesPerSample()
+        self.dead_fraction = DeadFraction(sum(layer_sizes))
+        self.first_spike_time = FirstSpikeTime(step_ms)
+        self.layers = nn.ModuleList(
+            nn.ModuleDict(
+                {
+                    "spikes_per_sample": SpikesPerSample(),
+                    "dead_fraction": DeadFraction(size),
+                    "first_spike_time": FirstSpikeTime(step_ms),
+                }
+            )
+            for size in layer_sizes
+        )
+
+    def update(
+        self,
+        spikes: Spikes,
+        output: NetworkOutput,
+        fan_out: list[Tensor],
+        loss: Tensor,
+        scores: Tensor,
+        labels: Tensor,
+    ) -> None:
+        """Add one batch: its input, the network's answer and the mean loss."""
+        self.loss.update(loss.detach(), weight=len(labels))
+        self.accuracy.update(scores, labels)
+        input_count = input_spike_count(spikes)
+        self.input_spikes_per_sample.update(input_count)
+        counts = torch.cat([layer.spike_count for layer in output.activity], 1)
+        times = torch.cat([layer.first_spike_time for layer in output.activity], 1)
+        self.synops_per_sample.update(torch.cat([input_count, counts], 1), torch.cat(fan_out))
+        _update_activity(self._modules, counts, times)
+        for metrics, layer in zip(self.layers, output.activity, strict=True):
+            _update_activity(metrics, layer.spike_count, layer.first_spike_time)
+
+    def named_metrics(self) -> Iterator[tuple[str, Metric]]:
+        """Names as they are logged, without the ``val/`` or ``test/`` in front."""
+        for name, module in self.named_children():
+            if isinstance(module, Metric):
+                yield name, module
+        for index, layer in enumerate(self.layers):
+            for name, module in layer.items():  # type: ignore[operator]
+                yield f"{name}/layer{index}", module
+
+
+def _update_activity(metrics, counts: Tensor, times: Tensor) -> None:
+    metrics["spikes_per_sample"].update(counts)
+    metrics["dead_fraction"].update(counts)
+    metrics["first_spike_time"].update(times, counts)

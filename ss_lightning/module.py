@@ -1,0 +1,109 @@
+"""Training: LightningModules around the networks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import lightning as L
+import torch
+from torch import Tensor
+
+from ss_lightning.losses import classification_loss, decode
+from ss_lightning.metrics import EvaluationMetrics, MulticlassAccuracy
+from ss_lightning.networks import MLP, ConvNet, Decoder, NetworkOutput, SpikingNetwork, Spikes
+
+Batch = tuple[Spikes, Tensor]
+
+
+class SpikingClassifier(L.LightningModule):
+    """Trains any spiking network as a classifier.
+
+    Logs ``train/loss`` and ``train/accuracy``, and under ``val/`` and ``test/`` what
+    :class:`ss_lightning.metrics.EvaluationMetrics` holds.
+
+    Args:
+        network: answers a batch with a :class:`~ss_lightning.networks.NetworkOutput`.
+        label_smoothing: share of the target spread over all classes, 0 to 1.
+    """
+
+    def __init__(self, network: SpikingNetwork, label_smoothing: float = 0.0) -> None:
+        super().__init__()
+        if not 0 <= label_smoothing <= 1:
+            raise ValueError(f"label_smoothing must lie in [0, 1], got {label_smoothing}")
+        self.network = network
+        self.label_smoothing = label_smoothing
+        self.train_accuracy = MulticlassAccuracy(network.num_classes, average="micro")
+        sizes = network.layer_sizes
+        self.val_metrics = EvaluationMetrics(network.num_classes, sizes, network.step_ms)
+        self.test_metrics = EvaluationMetrics(network.num_classes, sizes, network.step_ms)
+
+    def forward(self, spikes: Spikes) -> NetworkOutput:
+        """Readout over time and activity of the hidden layers for a batch of input spikes."""
+        return self.network(spikes)
+
+    def scores(self, output: NetworkOutput) -> Tensor:
+        """Class scores ``[B, C]``; their softmax is the predicted distribution."""
+        return decode(output.readout, self.network.decoder)
+
+    def training_step(self, batch: Batch, batch_index: int) -> Tensor:
+        """Loss of one batch."""
+        spikes, labels = batch
+        scores = self.scores(self.network(spikes))
+        loss = classification_loss(scores, labels, self.label_smoothing)
+        self.train_accuracy(scores, labels)
+        self.log("train/loss", loss, prog_bar=True, on_step=False, on_epoch=True, batch_size=len(labels))
+        self.log("train/accuracy", self.train_accuracy, prog_bar=True, on_step=False, on_epoch=True)
+        return loss
+
+    def on_validation_epoch_start(self) -> None:
+        """Count synapses once per evaluation: weights do not change during it."""
+        self._fan_out = self.network.fan_out()
+
+    on_test_epoch_start = on_validation_epoch_start
+
+    def validation_step(self, batch: Batch, batch_index: int) -> None:
+        """Add one batch to the validation metrics."""
+        self._evaluate(batch, self.val_metrics, "val")
+
+    def test_step(self, batch: Batch, batch_index: int) -> None:
+        """Add one batch to the test metrics."""
+        self._evaluate(batch, self.test_metrics, "test")
+
+    def _evaluate(self, batch: Batch, metrics: EvaluationMetrics, stage: str) -> None:
+        spikes, labels = batch
+        output = self.network(spikes)
+        scores = self.scores(output)
+        loss = classification_loss(scores, labels)
+        metrics.update(spikes, output, self._fan_out, loss, scores, labels)
+        for name, metric in metrics.named_metrics():
+            self.log(
+                f"{stage}/{name}", metric, prog_bar=name == "accuracy", on_step=False, on_epoch=True,
+                batch_size=len(labels),
+            )  # fmt: skip
+
+    def predict_step(self, batch: Batch, batch_index: int) -> dict[str, Tensor]:
+        """Predicted class, its probability and the true label of each sample, ``[B]`` each."""
+        spikes, labels = batch
+        probability, prediction = self.scores(self.network(spikes)).float().softmax(1).max(1)
+        return {"prediction": prediction, "probability": probability, "label": labels}
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """Adam with a learning rate of 1e-3; the command line replaces it by what the config says."""
+        return torch.optim.Adam(self.parameters(), lr=1e-3)
+
+
+class MLPClassifier(SpikingClassifier):
+    """Classifier with a fully connected network, see :class:`ss_lightning.networks.MLP` for the arguments."""
+
+    def __init__(self, *, label_smoothing: float = 0.0, **network: Any) -> None:
+        super().__init__(MLP(**network), label_smoothing)
+        self.save_hyperparameters()
+
+
+class ConvClassifier(SpikingClassifier):
+    """Classifier with a convolutional network, see :class:`ss_lightning.networks.ConvNet` for the arguments."""
+
+    def __init__(self, *, label_smoothing: float = 0.0, **network: Any) -> None:
+        super().__init__(ConvNet(**network), label_smoothing)
+        self.save_hyperparameters()

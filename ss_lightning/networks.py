@@ -1,0 +1,369 @@
+"""Networks of spiking neurons that read a whole sequence and hand back what a loss and a person need."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ss_lightning.events import EventBatch
+from ss_lightning.functional.first_spike import first_spike_time
+from ss_lightning.functional.synapse import event_linear
+from ss_lightning.neurons import (
+    LeakyReadout,
+    MultiSpikeLeaky,
+    SingleSpikeLeaky,
+    StandardSingleSpikeLeaky,
+)
+from ss_lightning.surrogate import Surrogate, make_surrogate
+
+NeuronKind = Literal["single", "standard", "multi"]
+Decoder = Literal["sum", "max", "first_spike"]
+
+Spikes = EventBatch | Tensor
+
+
+class LayerActivity(NamedTuple):
+    """What one hidden layer did.
+
+    Attributes:
+        spike_count: spikes of each neuron and sample, ``[B, N]``.
+        first_spike_time: step of its first spike, int64 ``[B, N]``; ``T`` for a silent neuron.
+    """
+
+    spike_count: Tensor
+    first_spike_time: Tensor
+
+
+class NetworkOutput(NamedTuple):
+    """What a network returns for a batch.
+
+    Attributes:
+        readout: membrane of the readout ``[T, B, C]``, or its spikes if the decoder is ``first_spike``.
+        activity: one entry per hidden layer, without gradient.
+    """
+
+    readout: Tensor
+    activity: list[LayerActivity]
+
+
+def decay(tau_ms: float, step_ms: float) -> float:
+    """Decay per step of a time constant: ``exp(-step / tau)``; 1 for an infinite one, 0 for none."""
+    if not tau_ms >= 0:
+        raise ValueError(f"a time constant must be zero or more milliseconds, got {tau_ms}")
+    return math.exp(-step_ms / tau_ms) if tau_ms > 0 else 0.0
+
+
+class SpikingNetwork(nn.Module):
+    """Base of all networks: how neurons are made and what is reported of them.
+
+    Args:
+        input_shape: shape of one step of one sample, such as ``[700]`` or ``[1, 28, 28]``.
+        num_classes: ``C``, number of classes.
+        step_ms: length of a time step in milliseconds; time constants follow it.
+        neuron: ``single`` (fires at most once, the fast model), ``standard`` (the paper's sequential single-spike
+            loop) or ``multi`` (snnTorch's ``Leaky``), all with the same parameters.
+        estimator: gradient of the single spike: ``ramp`` (the paper), ``survival`` or ``flat``.
+        surrogate: ``fast_sigmoid``, ``atan`` or ``triangle``.
+        surrogate_slope: steepness of the surrogate at threshold.
+        threshold: firing threshold.
+        tau_hidden_ms: membrane time constant of hidden neurons in milliseconds (``.inf`` never leaks).
+        tau_readout_ms: membrane time constant of the readout in milliseconds.
+        learn_beta: learn the decay of every neuron.
+        learn_threshold: learn the threshold of every hidden neuron.
+        decoder: class scores from the readout: ``sum`` or ``max`` of its membrane over time, or ``first_spike``,
+            where the readout fires and an earlier spike is a higher score.
+    """
+
+    def __init__(
+        self,
+        input_shape: Sequence[int],
+        num_classes: int,
+        step_ms: float,
+        neuron: NeuronKind = "single",
+        estimator: Literal["ramp", "survival", "flat"] = "ramp",
+        surrogate: Literal["fast_sigmoid", "atan", "triangle"] = "fast_sigmoid",
+        surrogate_slope: float = 10.0,
+        threshold: float = 1.0,
+        tau_hidden_ms: float = 10.0,
+        tau_readout_ms: float = 20.0,
+        learn_beta: bool = True,
+        learn_threshold: bool = False,
+        decoder: Decoder = "sum",
+    ) -> None:
+        super().__init__()
+        if neuron not in ("single", "standard", "multi"):
+            raise ValueError(f"unknown neuron {neuron!r}; choose single, standard or multi")
+        if decoder not in ("sum", "max", "first_spike"):
+            raise ValueError(f"unknown decoder {decoder!r}; choose sum, max or first_spike")
+        if not step_ms > 0:
+            raise ValueError(f"step_ms must be positive, got {step_ms}")
+        if num_classes < 1 or any(size < 1 for size in input_shape):
+            raise ValueError(
+                f"need at least one class and one input, got {num_classes} classes and inputs {tuple(input_shape)}"
+            )
+        self.input_shape = tuple(input_shape)
+        self.num_classes = num_classes
+        self.step_ms = step_ms
+        self.neuron = neuron
+        self.estimator = estimator
+        self.surrogate: Surrogate = make_surrogate(surrogate, surrogate_slope)
+        self.threshold = threshold
+        self.beta_hidden = decay(tau_hidden_ms, step_ms)
+        self.beta_readout = decay(tau_readout_ms, step_ms)
+        self.learn_beta = learn_beta
+        self.learn_threshold = learn_threshold
+        self.decoder = decoder
+
+    @property
+    def num_inputs(self) -> int:
+        """Input units, flattened."""
+        return math.prod(self.input_shape)
+
+    def forward(self, spikes: Spikes) -> NetworkOutput:
+        """Run a batch from rest.
+
+        Args:
+            spikes: events, or a time-major tensor ``[T, B, N]`` / ``[T, B, *input_shape]``.
+        """
+        raise NotImplementedError
+
+    @property
+    def layer_sizes(self) -> list[int]:
+        """Neurons of each hidden layer, in the order of :attr:`NetworkOutput.activity`."""
+        raise NotImplementedError
+
+    def fan_out(self) -> list[Tensor]:
+        """Non-zero outgoing synapses of each input unit, then of each neuron of each hidden layer, ``[N]`` each."""
+        raise NotImplementedError
+
+    def _hidden(self, shape: Sequence[int]) -> nn.Module:
+        """A layer of hidden neurons with its own decay (and threshold) for every entry of ``shape``."""
+        return self._neuron(shape, self.beta_hidden, self.neuron)
+
+    def _readout(self) -> nn.Module:
+        beta = torch.full((self.num_classes,), self.beta_readout)
+        if self.decoder == "first_spike":
+            return self._neuron((self.num_classes,), self.beta_readout, "single")
+        readout = LeakyReadout(beta, learn_beta=self.learn_beta, init_hidden=True)
+        readout.sequence = True
+        return readout
+
+    def _neuron(self, shape: Sequence[int], beta: float, kind: NeuronKind) -> nn.Module:
+        classes = {
+            "single": SingleSpikeLeaky,
+            "standard": StandardSingleSpikeLeaky,
+            "multi": MultiSpikeLeaky,
+        }
+        extra = {"estimator": self.estimator} if kind == "single" else {}
+        neuron = classes[kind](
+            torch.full(tuple(shape), beta),
+            threshold=torch.full(tuple(shape), self.threshold),
+            spike_grad=self.surrogate,
+            init_hidden=True,
+            learn_beta=self.learn_beta,
+            learn_threshold=self.learn_threshold,
+            **extra,
+        )
+        neuron.sequence = True
+        return neuron
+
+    def _check_input(self, spikes: Spikes) -> None:
+        units = spikes.num_units if isinstance(spikes, EventBatch) else math.prod(spikes.shape[2:])
+        if units != self.num_inputs:
+            raise ValueError(
+                f"the network takes {self.num_inputs} input units {self.input_shape}, the batch has {units}"
+            )
+        if not isinstance(spikes, EventBatch) and len(spikes) < 1:
+            raise ValueError(
+                f"the input must be time-major [T, B, N] with T >= 1, got {tuple(spikes.shape)}"
+            )
+
+
+class MLP(SpikingNetwork):
+    """Fully connected network: hidden layers of spiking neurons and a leaky readout.
+
+    Args:
+        hidden: number of neurons of each hidden layer.
+        skip: every layer after the first, the readout included, sees the spikes of all earlier hidden layers
+            instead of the last one only.
+        bias: give every layer a bias, zero at the start.
+        input_gain: the weights of the first layer start within ``input_gain / sqrt(fan_in)``, all others within
+            ``1 / sqrt(fan_in)``.
+    """
+
+    def __init__(
+        self,
+        *,
+        hidden: Sequence[int] = (300,),
+        skip: bool = False,
+        bias: bool = True,
+        input_gain: float = 1.0,
+        **common,
+    ) -> None:
+        super().__init__(**common)
+        if not hidden or any(size < 1 for size in hidden):
+            raise ValueError(f"hidden must list at least one layer of at least one neuron, got {hidden}")
+        self.skip = skip
+        before = [list(hidden[:depth]) if skip else [hidden[depth - 1]] for depth in range(1, len(hidden) + 1)]
+        fan_in = [self.num_inputs, *map(sum, before)]
+        self.synapses = nn.ModuleList(
+            nn.Linear(a, b, bias=bias) for a, b in zip(fan_in, [*hidden, self.num_classes], strict=True)
+        )
+        self.neurons = nn.ModuleList(self._hidden((size,)) for size in hidden)
+        self.readout = self._readout()
+        for depth, layer in enumerate(self.synapses):
+            init_uniform(layer, input_gain if depth == 0 else 1.0)
+
+    def forward(self, spikes: Spikes) -> NetworkOutput:
+        """See :meth:`SpikingNetwork.forward`."""
+        self._check_input(spikes)
+        first, *later = self.synapses
+        if isinstance(spikes, EventBatch):
+            current = event_linear(spikes, first.weight, first.bias)
+        else:
+            current = first(spikes.flatten(2).to(first.weight.dtype))
+        layers: list[Tensor] = []
+        for neurons, synapse in zip(self.neurons, later, strict=True):
+            layers.append(neurons(current))
+            current = synapse(torch.cat(layers, -1) if self.skip else layers[-1])
+        return NetworkOutput(self.readout(current), [activity(layer) for layer in layers])
+
+    @property
+    def layer_sizes(self) -> list[int]:
+        """See :attr:`SpikingNetwork.layer_sizes`."""
+        return [layer.out_features for layer in self.synapses[:-1]]
+
+    def fan_out(self) -> list[Tensor]:
+        """See :meth:`SpikingNetwork.fan_out`."""
+        counts = [(layer.weight != 0).sum(0) for layer in self.synapses]
+        if not self.skip:
+            return counts
+        sizes = self.layer_sizes
+        hidden = [counts[0].new_zeros(size) for size in sizes]
+        for depth, count in enumerate(counts[1:], start=1):
+            for layer, part in enumerate(count.split(sizes[:depth])):
+                hidden[layer] = hidden[layer] + part
+        return [counts[0], *hidden]
+
+
+class ConvNet(SpikingNetwork):
+    """Convolutional network: convolution, spiking neurons and pooling per stage, then fully connected layers.
+
+    Args:
+        channels: output channels of each convolution.
+        kernel_size: side of the convolution windows; no padding.
+        pool_size: side of the pooling windows after each convolution.
+        pool: ``max`` or ``avg``. A max pool over spikes in time passes a spike of each neuron in its window.
+        hidden: number of neurons of each fully connected hidden layer.
+
+    Defaults are the paper's ``32C5-P2-64C5-P2-1000`` (arXiv:2205.15286).
+    """
+
+    def __init__(
+        self,
+        *,
+        channels: Sequence[int] = (32, 64),
+        kernel_size: int = 5,
+        pool_size: int = 2,
+        pool: Literal["max", "avg"] = "max",
+        hidden: Sequence[int] = (1000,),
+        **common,
+    ) -> None:
+        super().__init__(**common)
+        if len(self.input_shape) != 3:
+            raise ValueError(
+                f"a convolutional network needs images (channels, height, width), got inputs {self.input_shape}"
+            )
+        if pool not in ("max", "avg"):
+            raise ValueError(f"unknown pool {pool!r}; choose max or avg")
+        depth, height, width = self.input_shape
+        self.convolutions, self.conv_neurons = nn.ModuleList(), nn.ModuleList()
+        self._conv_shapes: list[tuple[int, int, int]] = []
+        for size in channels:
+            height, width = height - kernel_size + 1, width - kernel_size + 1
+            if min(height, width) < pool_size:
+                raise ValueError(
+                    f"images of {self.input_shape} are too small for {len(channels)} convolutions with kernel_size="
+                    f"{kernel_size} and pool_size={pool_size}"
+                )
+            self.convolutions.append(nn.Conv2d(depth, size, kernel_size))
+            self.conv_neurons.append(self._hidden((size, 1, 1)))
+            self._conv_shapes.append((size, height, width))
+            depth, height, width = size, height // pool_size, width // pool_size
+        self.pool = (nn.MaxPool2d if pool == "max" else nn.AvgPool2d)(pool_size)
+        sizes = [depth * height * width, *hidden, self.num_classes]
+        self.synapses = nn.ModuleList(nn.Linear(a, b) for a, b in zip(sizes[:-1], sizes[1:], strict=True))
+        self.neurons = nn.ModuleList(self._hidden((size,)) for size in hidden)
+        self.readout = self._readout()
+        for layer in (*self.convolutions, *self.synapses):
+            init_uniform(layer)
+
+    def forward(self, spikes: Spikes) -> NetworkOutput:
+        """See :meth:`SpikingNetwork.forward`."""
+        self._check_input(spikes)
+        dense = spikes.to_dense() if isinstance(spikes, EventBatch) else spikes
+        steps, batch = dense.shape[:2]
+        x = dense.reshape(steps * batch, *self.input_shape).to(self.synapses[0].weight.dtype)
+        activities: list[LayerActivity] = []
+        for convolution, neurons in zip(self.convolutions, self.conv_neurons, strict=True):
+            layer = neurons(convolution(x).unflatten(0, (steps, batch)))
+            activities.append(activity(layer))
+            x = self.pool(layer.flatten(0, 1))
+        x = x.reshape(steps, batch, -1)
+        for synapse, neurons in zip(self.synapses[:-1], self.neurons, strict=True):
+            x = neurons(synapse(x))
+            activities.append(activity(x))
+        return NetworkOutput(self.readout(self.synapses[-1](x)), activities)
+
+    @property
+    def layer_sizes(self) -> list[int]:
+        """See :attr:`SpikingNetwork.layer_sizes`."""
+        dense = [layer.out_features for layer in self.synapses[:-1]]
+        return [math.prod(shape) for shape in self._conv_shapes] + dense
+
+    def fan_out(self) -> list[Tensor]:
+        """See :meth:`SpikingNetwork.fan_out`. A pooled spike counts the synapses of the unit it lands on."""
+        fan_out = []
+        shapes = [self.input_shape, *self._conv_shapes]
+        for depth, convolution in enumerate(self.convolutions):
+            connected = (convolution.weight != 0).to(convolution.weight.dtype)
+            window = shapes[depth] if depth == 0 else self._pooled(shapes[depth])
+            ones = connected.new_ones(1, *shapes[depth + 1])
+            count = F.conv_transpose2d(ones, connected)
+            # Rows that the convolution never reaches (none without stride) keep zero synapses.
+            count = F.pad(count, (0, window[2] - count.shape[3], 0, window[1] - count.shape[2]))[0]
+            fan_out.append(count if depth == 0 else self._unpooled(count, shapes[depth]))
+        first, *later = [(layer.weight != 0).sum(0) for layer in self.synapses]
+        pooled = self._pooled(shapes[-1])
+        fan_out.append(self._unpooled(first.view(pooled).to(torch.float32), shapes[-1]))
+        return [count.flatten().long() for count in (*fan_out, *later)]
+
+    def _pooled(self, shape: Sequence[int]) -> tuple[int, int, int]:
+        size = self.pool.kernel_size
+        return shape[0], shape[1] // size, shape[2] // size
+
+    def _unpooled(self, count: Tensor, shape: Sequence[int]) -> Tensor:
+        """Synapses behind each neuron before pooling; a cut-off margin feeds nothing."""
+        size = self.pool.kernel_size
+        count = count.repeat_interleave(size, 1).repeat_interleave(size, 2)
+        return F.pad(count, (0, shape[2] - count.shape[2], 0, shape[1] - count.shape[1]))
+
+
+def init_uniform(layer: nn.Linear | nn.Conv2d, gain: float = 1.0) -> None:
+    """Weights uniform within ``gain / sqrt(fan_in)``, bias zero (the paper's initialisation)."""
+    bound = gain / math.sqrt(layer.weight[0].numel())
+    nn.init.uniform_(layer.weight, -bound, bound)
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
+
+
+@torch.no_grad()
+def activity(spikes: Tensor) -> LayerActivity:
+    """Counts and first times of a layer's spikes ``[T, B, ...]``, its axes flattened to ``N``."""
+    spikes = spikes.flatten(2)
+    return LayerActivity((spikes > 0).sum(0), first_spike_time(spikes))

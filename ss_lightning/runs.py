@@ -1,0 +1,98 @@
+"""Run folders: ``<root>/<config name>/version_<n>/`` with config, metrics and checkpoints, never written over."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from ss_lightning.errors import UsageError
+
+DEFAULT_ROOT = Path("runs")
+
+
+def config_name(config: Path | None) -> str:
+    """Name of the runs of a configuration file.
+
+    The path below a folder called ``configs`` without its ending (``configs/paper/shd.yaml`` is ``paper/shd``), else
+    the name of the file. A ``config.yaml`` saved in a run folder belongs to the runs beside it.
+    """
+    if config is None:
+        return "default"
+    parts = config.resolve().with_suffix("").parts
+    if config.name == "config.yaml" and _is_run(config.parent):
+        run = config.parent.resolve()
+        for root in run.parents:
+            if root.name == DEFAULT_ROOT.name:
+                return run.parent.relative_to(root).as_posix()
+        return run.parent.name
+    if "configs" in parts[:-1]:
+        below = len(parts) - 1 - parts[::-1].index("configs")
+        return Path(*parts[below + 1 :]).as_posix()
+    return parts[-1]
+
+
+def _is_run(folder: Path) -> bool:
+    return (folder / "checkpoints").is_dir() or folder.resolve().name.startswith("version_")
+
+
+def reserve_run(folder: Path, kind: str = "version") -> Path:
+    """Create the next free ``<folder>/<kind>_<n>``; two processes never get the same one.
+
+    Raises:
+        UsageError: the folder cannot be created or written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        taken = [-1, *(int(p.name.rpartition("_")[2]) for p in _numbered(folder, kind))]
+        number = max(taken) + 1
+        while True:
+            run = folder / f"{kind}_{number}"
+            try:
+                run.mkdir()
+            except FileExistsError:
+                number += 1
+                continue
+            probe = run / ".writable"
+            probe.touch()
+            probe.unlink()
+            return run
+    except OSError as error:
+        raise UsageError(
+            f"cannot write the run folder {folder}: {error.strerror or error}. "
+            "Choose another place with --trainer.default_root_dir DIR"
+        ) from error
+
+
+def find_checkpoint(folder: Path, name: str) -> Path:
+    """``checkpoints/<name>.ckpt`` of the newest run in ``folder`` that has one.
+
+    Raises:
+        UsageError: no run has such a checkpoint.
+    """
+    runs = sorted(_numbered(folder, "version"), key=lambda run: int(run.name.rpartition("_")[2]), reverse=True)
+    for run in runs:
+        checkpoint = run / "checkpoints" / f"{name}.ckpt"
+        if checkpoint.is_file():
+            return checkpoint
+    raise UsageError(
+        f"--ckpt_path {name}: there is none, no run in {folder} has a checkpoints/{name}.ckpt. "
+        "Train first (fit), or give the path of a checkpoint file"
+    )
+
+
+def config_beside(checkpoint: Path) -> Path | None:
+    """The ``config.yaml`` of the run that a checkpoint file lies in, if there is one."""
+    for folder in (checkpoint.parent, checkpoint.parent.parent):
+        if (folder / "config.yaml").is_file():
+            return folder / "config.yaml"
+    return None
+
+
+def _numbered(folder: Path, kind: str) -> list[Path]:
+    return [p for p in folder.glob(f"{kind}_*") if p.name.rpartition("_")[2].isdecimal()]
+
+
+def shown(path: str | os.PathLike[str]) -> str:
+    """A path as a person would type it: relative when it lies below the current folder."""
+    relative = os.path.relpath(path)
+    return os.fspath(path) if relative.startswith("..") else relative
