@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shlex
 import sys
 import warnings
-from collections.abc import Sequence
+from argparse import ArgumentError
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from ss_lightning.runs import (
     reserve_run,
     shown,
 )
+from ss_lightning.usage import explain, innermost
 
 # The process that starts a run tells the ranks it launches where the run lives.
 _RUN_VARIABLE = "SS_LIGHTNING_RUN"
@@ -36,7 +38,7 @@ _LINKS = ("input_shape", "num_classes", "step_ms")
 class SpikingCLI(LightningCLI):
     """LightningCLI whose runs are never written over and whose checkpoints are never reinterpreted."""
 
-    def __init__(self, args: Sequence[str] | None = None) -> None:
+    def __init__(self, args: list[str] | None = None) -> None:
         super().__init__(
             LightningModule,
             LightningDataModule,
@@ -44,7 +46,11 @@ class SpikingCLI(LightningCLI):
             subclass_mode_data=True,
             seed_everything_default=0,
             trainer_defaults={"log_every_n_steps": 1},
-            args=args,  # type: ignore[arg-type]
+            parser_kwargs={
+                "exit_on_error": False,
+                **{name: {"exit_on_error": False} for name in self.subcommands()},
+            },
+            args=args,
         )
 
     # Parsing ---------------------------------------------------------------------------------------------------------
@@ -67,8 +73,15 @@ class SpikingCLI(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Parse; without a config, the one that lies beside the checkpoint is used."""
-        arguments = list(sys.argv[1:] if args is None else args)  # type: ignore[arg-type]
-        self.config = parser.parse_args(_with_config_beside(arguments))
+        arguments = list(sys.argv[1:] if args is None else args)
+        if not arguments:
+            raise UsageError(f"say what to do: {', '.join(self.subcommands())}. --help explains")
+        try:
+            self.config = parser.parse_args(_with_config_beside(arguments))
+        except ArgumentError as error:
+            subparser = self._subcommand_parsers.get(arguments[0], parser)
+            known = [action.dest for action in subparser._actions]
+            raise UsageError(explain(error, known)) from error
 
     def _parse_ckpt_path(self) -> None:
         """Lightning would let the checkpoint silently override the config; we compare the two, see below."""
@@ -107,16 +120,18 @@ class SpikingCLI(LightningCLI):
         """Build data, model and trainer; a value that one of them refuses is the user's to mend."""
         try:
             super().instantiate_classes()
-        except (UsageError, DataError):
+        except DataError:
             raise
-        except ValueError as error:
-            raise UsageError(str(error)) from error
+        except ValueError as error:  # the parser wraps what a constructor says
+            raise UsageError(innermost(error)) from error
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """The trainer, logging to the run folder as CSV unless the config names loggers."""
-        if self.run_folder is not None and self._get(self.config_init, "trainer").logger in (None, True):
-            kwargs["logger"] = CSVLogger(self.root, self.run_name, version=self.run_folder.name)
-        return super().instantiate_trainer(**kwargs)
+        """The trainer: it logs to the run folder as CSV unless the config names loggers, and ``fit`` keeps weights."""
+        config = {**self._get(self.config_init, "trainer"), **kwargs}
+        if self.run_folder is not None and config["logger"] in (None, True):
+            config["logger"] = CSVLogger(self.root, self.run_name, version=self.run_folder.name)
+        keeps = self.subcommand == "fit" and self.run_folder is not None
+        return self._instantiate_trainer(config, [self._get(self.config_init, "checkpoint")] if keeps else [])
 
     def after_instantiate_classes(self) -> None:
         """Refuse a checkpoint of another architecture; give ``predict`` a file to write."""
@@ -184,7 +199,7 @@ def refuse_other_architecture(checkpoint: Path, model: LightningModule) -> None:
         if _plain(saved[key]) != _plain(here[key])
     ]
     shapes = {name: tuple(value.shape) for name, value in model.state_dict().items()}
-    differences += [
+    differences = differences or [
         f"  {name}: {tuple(value.shape)} in the checkpoint, {shapes.get(name, 'nothing')} in the config"
         for name, value in weights.items()
         if shapes.get(name) != tuple(value.shape)
@@ -201,7 +216,7 @@ def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
-def main(args: Sequence[str] | None = None) -> int:
+def main(args: list[str] | None = None) -> int:
     """Run the command line and return its exit code: 0, 1 (data) or 2 (usage)."""
     _quiet()
     try:
@@ -219,8 +234,13 @@ def _complain(error: Exception, code: int) -> int:
 
 
 def _quiet() -> None:
-    """Silence two notes of Lightning that do not hold here."""
+    """Silence notes of Lightning that do not hold here."""
     # Batches are made in one vectorised step: more workers would not make them faster.
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     # The module's own optimizer serves plain Python; the command line replaces it on purpose.
     warnings.filterwarnings("ignore", message=".*configure_optimizers` will be overridden.*")
+    # Lightning 2.6 on torch 2.14 warns about its own code.
+    warnings.filterwarnings("ignore", message=".*treespec, LeafSpec.*")
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(
+        lambda record: "litlogger" not in record.getMessage() and "litmodels" not in record.getMessage()
+    )

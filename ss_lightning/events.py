@@ -59,9 +59,7 @@ class EventBatch:
 
     def pin_memory(self) -> EventBatch:
         """The same events in page-locked memory (the DataLoader calls this)."""
-        return EventBatch(
-            self.units.pin_memory(), self.offsets.pin_memory(), self.num_steps, self.num_units
-        )
+        return EventBatch(self.units.pin_memory(), self.offsets.pin_memory(), self.num_steps, self.num_units)
 
     def events_per_sample(self) -> Tensor:
         """int64 ``[B]``, how many events each sample has."""

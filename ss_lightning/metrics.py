@@ -97,9 +97,7 @@ def input_spike_count(spikes: Spikes) -> Tensor:
     """Input spikes of each sample and unit, ``[B, N]``."""
     if not isinstance(spikes, EventBatch):
         return spikes.flatten(2).sum(0, dtype=torch.float32)
-    sample = torch.repeat_interleave(
-        torch.arange(spikes.batch_size, device=spikes.device), spikes.events_per_sample()
-    )
+    sample = torch.repeat_interleave(torch.arange(spikes.batch_size, device=spikes.device), spikes.events_per_sample())
     index = sample * spikes.num_units + spikes.units
     return torch.bincount(index, minlength=spikes.batch_size * spikes.num_units).view(spikes.batch_size, -1)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import lightning as L
@@ -11,7 +10,7 @@ from torch import Tensor
 
 from ss_lightning.losses import classification_loss, decode
 from ss_lightning.metrics import EvaluationMetrics, MulticlassAccuracy
-from ss_lightning.networks import MLP, ConvNet, Decoder, NetworkOutput, SpikingNetwork, Spikes
+from ss_lightning.networks import MLP, ConvNet, NetworkOutput, Spikes, SpikingNetwork
 
 Batch = tuple[Spikes, Tensor]
 

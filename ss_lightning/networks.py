@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from itertools import pairwise
+from typing import Any, Literal, NamedTuple, TypeAlias, cast
 
+import snntorch as snn
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ss_lightning.events import EventBatch
 from ss_lightning.functional.first_spike import first_spike_time
+from ss_lightning.functional.network import BACKENDS, ReadoutLayer, SpikingLayer, event_network
 from ss_lightning.functional.synapse import event_linear
 from ss_lightning.neurons import (
     LeakyReadout,
@@ -24,7 +27,7 @@ from ss_lightning.surrogate import Surrogate, make_surrogate
 NeuronKind = Literal["single", "standard", "multi"]
 Decoder = Literal["sum", "max", "first_spike"]
 
-Spikes = EventBatch | Tensor
+Spikes: TypeAlias = EventBatch | Tensor
 
 
 class LayerActivity(NamedTuple):
@@ -141,11 +144,11 @@ class SpikingNetwork(nn.Module):
         """Non-zero outgoing synapses of each input unit, then of each neuron of each hidden layer, ``[N]`` each."""
         raise NotImplementedError
 
-    def _hidden(self, shape: Sequence[int]) -> nn.Module:
+    def _hidden(self, shape: Sequence[int]) -> snn.Leaky:
         """A layer of hidden neurons with its own decay (and threshold) for every entry of ``shape``."""
         return self._neuron(shape, self.beta_hidden, self.neuron)
 
-    def _readout(self) -> nn.Module:
+    def _readout(self) -> snn.Leaky:
         beta = torch.full((self.num_classes,), self.beta_readout)
         if self.decoder == "first_spike":
             return self._neuron((self.num_classes,), self.beta_readout, "single")
@@ -153,13 +156,13 @@ class SpikingNetwork(nn.Module):
         readout.sequence = True
         return readout
 
-    def _neuron(self, shape: Sequence[int], beta: float, kind: NeuronKind) -> nn.Module:
-        classes = {
+    def _neuron(self, shape: Sequence[int], beta: float, kind: NeuronKind) -> snn.Leaky:
+        classes: dict[str, type[Any]] = {
             "single": SingleSpikeLeaky,
             "standard": StandardSingleSpikeLeaky,
             "multi": MultiSpikeLeaky,
         }
-        extra = {"estimator": self.estimator} if kind == "single" else {}
+        extra: dict[str, Any] = {"estimator": self.estimator} if kind == "single" else {}
         neuron = classes[kind](
             torch.full(tuple(shape), beta),
             threshold=torch.full(tuple(shape), self.threshold),
@@ -179,9 +182,7 @@ class SpikingNetwork(nn.Module):
                 f"the network takes {self.num_inputs} input units {self.input_shape}, the batch has {units}"
             )
         if not isinstance(spikes, EventBatch) and len(spikes) < 1:
-            raise ValueError(
-                f"the input must be time-major [T, B, N] with T >= 1, got {tuple(spikes.shape)}"
-            )
+            raise ValueError(f"the input must be time-major [T, B, N] with T >= 1, got {tuple(spikes.shape)}")
 
 
 class MLP(SpikingNetwork):
@@ -194,6 +195,8 @@ class MLP(SpikingNetwork):
         bias: give every layer a bias, zero at the start.
         input_gain: the weights of the first layer start within ``input_gain / sqrt(fan_in)``, all others within
             ``1 / sqrt(fan_in)``.
+        backend: how single-spike networks run on events: ``numba`` (CPU), ``triton`` (CUDA), ``torch`` (anywhere), or
+            ``auto``, the fastest of them that can do the job. All give the same spikes and gradients.
     """
 
     def __init__(
@@ -203,12 +206,16 @@ class MLP(SpikingNetwork):
         skip: bool = False,
         bias: bool = True,
         input_gain: float = 1.0,
-        **common,
+        backend: Literal["auto", "torch", "numba", "triton"] = "auto",
+        **common: Any,
     ) -> None:
         super().__init__(**common)
+        if backend not in BACKENDS:
+            raise ValueError(f"unknown backend {backend!r}; choose {', '.join(BACKENDS)}")
         if not hidden or any(size < 1 for size in hidden):
             raise ValueError(f"hidden must list at least one layer of at least one neuron, got {hidden}")
         self.skip = skip
+        self.backend = backend
         before = [list(hidden[:depth]) if skip else [hidden[depth - 1]] for depth in range(1, len(hidden) + 1)]
         fan_in = [self.num_inputs, *map(sum, before)]
         self.synapses = nn.ModuleList(
@@ -216,13 +223,37 @@ class MLP(SpikingNetwork):
         )
         self.neurons = nn.ModuleList(self._hidden((size,)) for size in hidden)
         self.readout = self._readout()
-        for depth, layer in enumerate(self.synapses):
+        for depth, layer in enumerate(self._linear):
             init_uniform(layer, input_gain if depth == 0 else 1.0)
 
     def forward(self, spikes: Spikes) -> NetworkOutput:
         """See :meth:`SpikingNetwork.forward`."""
         self._check_input(spikes)
-        first, *later = self.synapses
+        if isinstance(spikes, EventBatch) and self.neuron == "single" and self.decoder != "first_spike":
+            return self._fused(spikes)
+        return self._layer_by_layer(spikes)
+
+    def _fused(self, events: EventBatch) -> NetworkOutput:
+        """From input events to the readout in one differentiable function."""
+        *hidden, last = self._linear
+        neurons = cast(list[SingleSpikeLeaky], list(self.neurons))
+        layers = [
+            SpikingLayer(synapse.weight, synapse.bias, neuron.decay(), neuron.threshold)
+            for synapse, neuron in zip(hidden, neurons, strict=True)
+        ]
+        membrane, times = event_network(
+            events,
+            layers,
+            ReadoutLayer(last.weight, last.bias, cast(LeakyReadout, self.readout).decay()),
+            surrogate=self.surrogate,
+            estimator=self.estimator,
+            skip=self.skip,
+            backend=self.backend,
+        )
+        return NetworkOutput(membrane, [LayerActivity((t < events.num_steps).long(), t) for t in times])
+
+    def _layer_by_layer(self, spikes: Spikes) -> NetworkOutput:
+        first, *later = self._linear
         if isinstance(spikes, EventBatch):
             current = event_linear(spikes, first.weight, first.bias)
         else:
@@ -236,11 +267,15 @@ class MLP(SpikingNetwork):
     @property
     def layer_sizes(self) -> list[int]:
         """See :attr:`SpikingNetwork.layer_sizes`."""
-        return [layer.out_features for layer in self.synapses[:-1]]
+        return [layer.out_features for layer in self._linear[:-1]]
+
+    @property
+    def _linear(self) -> list[nn.Linear]:
+        return cast(list[nn.Linear], list(self.synapses))
 
     def fan_out(self) -> list[Tensor]:
         """See :meth:`SpikingNetwork.fan_out`."""
-        counts = [(layer.weight != 0).sum(0) for layer in self.synapses]
+        counts = [_synapses_per_input(layer) for layer in self._linear]
         if not self.skip:
             return counts
         sizes = self.layer_sizes
@@ -272,7 +307,7 @@ class ConvNet(SpikingNetwork):
         pool_size: int = 2,
         pool: Literal["max", "avg"] = "max",
         hidden: Sequence[int] = (1000,),
-        **common,
+        **common: Any,
     ) -> None:
         super().__init__(**common)
         if len(self.input_shape) != 3:
@@ -295,9 +330,10 @@ class ConvNet(SpikingNetwork):
             self.conv_neurons.append(self._hidden((size, 1, 1)))
             self._conv_shapes.append((size, height, width))
             depth, height, width = size, height // pool_size, width // pool_size
+        self.pool_size = pool_size
         self.pool = (nn.MaxPool2d if pool == "max" else nn.AvgPool2d)(pool_size)
         sizes = [depth * height * width, *hidden, self.num_classes]
-        self.synapses = nn.ModuleList(nn.Linear(a, b) for a, b in zip(sizes[:-1], sizes[1:], strict=True))
+        self.synapses = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(sizes))
         self.neurons = nn.ModuleList(self._hidden((size,)) for size in hidden)
         self.readout = self._readout()
         for layer in (*self.convolutions, *self.synapses):
@@ -308,7 +344,7 @@ class ConvNet(SpikingNetwork):
         self._check_input(spikes)
         dense = spikes.to_dense() if isinstance(spikes, EventBatch) else spikes
         steps, batch = dense.shape[:2]
-        x = dense.reshape(steps * batch, *self.input_shape).to(self.synapses[0].weight.dtype)
+        x = dense.reshape(steps * batch, *self.input_shape).to(self._linear[0].weight.dtype)
         activities: list[LayerActivity] = []
         for convolution, neurons in zip(self.convolutions, self.conv_neurons, strict=True):
             layer = neurons(convolution(x).unflatten(0, (steps, batch)))
@@ -323,35 +359,44 @@ class ConvNet(SpikingNetwork):
     @property
     def layer_sizes(self) -> list[int]:
         """See :attr:`SpikingNetwork.layer_sizes`."""
-        dense = [layer.out_features for layer in self.synapses[:-1]]
+        dense = [layer.out_features for layer in self._linear[:-1]]
         return [math.prod(shape) for shape in self._conv_shapes] + dense
+
+    @property
+    def _linear(self) -> list[nn.Linear]:
+        return cast(list[nn.Linear], list(self.synapses))
 
     def fan_out(self) -> list[Tensor]:
         """See :meth:`SpikingNetwork.fan_out`. A pooled spike counts the synapses of the unit it lands on."""
         fan_out = []
         shapes = [self.input_shape, *self._conv_shapes]
-        for depth, convolution in enumerate(self.convolutions):
-            connected = (convolution.weight != 0).to(convolution.weight.dtype)
+        for depth, convolution in enumerate(cast(list[nn.Conv2d], list(self.convolutions))):
+            connected = convolution.weight.ne(0).to(convolution.weight.dtype)
             window = shapes[depth] if depth == 0 else self._pooled(shapes[depth])
             ones = connected.new_ones(1, *shapes[depth + 1])
             count = F.conv_transpose2d(ones, connected)
             # Rows that the convolution never reaches (none without stride) keep zero synapses.
             count = F.pad(count, (0, window[2] - count.shape[3], 0, window[1] - count.shape[2]))[0]
             fan_out.append(count if depth == 0 else self._unpooled(count, shapes[depth]))
-        first, *later = [(layer.weight != 0).sum(0) for layer in self.synapses]
+        first, *later = [_synapses_per_input(layer) for layer in self._linear]
         pooled = self._pooled(shapes[-1])
         fan_out.append(self._unpooled(first.view(pooled).to(torch.float32), shapes[-1]))
         return [count.flatten().long() for count in (*fan_out, *later)]
 
     def _pooled(self, shape: Sequence[int]) -> tuple[int, int, int]:
-        size = self.pool.kernel_size
+        size = self.pool_size
         return shape[0], shape[1] // size, shape[2] // size
 
     def _unpooled(self, count: Tensor, shape: Sequence[int]) -> Tensor:
         """Synapses behind each neuron before pooling; a cut-off margin feeds nothing."""
-        size = self.pool.kernel_size
+        size = self.pool_size
         count = count.repeat_interleave(size, 1).repeat_interleave(size, 2)
         return F.pad(count, (0, shape[2] - count.shape[2], 0, shape[1] - count.shape[1]))
+
+
+def _synapses_per_input(layer: nn.Linear) -> Tensor:
+    """How many outputs each input reaches through a non-zero weight, ``[N_in]``."""
+    return torch.count_nonzero(layer.weight, dim=0)
 
 
 def init_uniform(layer: nn.Linear | nn.Conv2d, gain: float = 1.0) -> None:

@@ -59,6 +59,10 @@ def _track(neuron: SpikingNeuron) -> None:
 class _TrackedLeaky(snn.Leaky):
     """``snn.Leaky`` without the leak in ``instances``, copyable and picklable at any time."""
 
+    mem: Tensor
+    beta: Tensor
+    threshold: Tensor
+
     def __init__(self, beta: float | Tensor, *args: Any, spike_grad: Any = None, **kwargs: Any) -> None:
         beta = torch.as_tensor(beta, dtype=None if _is_float(beta) else torch.get_default_dtype())
         check_beta(beta)
@@ -134,9 +138,7 @@ class _OneSpike(_TrackedLeaky):
             if mem is not None:
                 raise TypeError("a sequence starts from rest: do not pass `mem` while `sequence` is set")
             if input_.dim() < 2 or len(input_) < 1:
-                raise ValueError(
-                    f"a sequence must be time-major [T, B, ...] with T >= 1, got {tuple(input_.shape)}"
-                )
+                raise ValueError(f"a sequence must be time-major [T, B, ...] with T >= 1, got {tuple(input_.shape)}")
             if self.init_hidden and not self.output:
                 return self._grade(self._sequence_spikes(input_))
             spk, membrane = self._sequence(input_)
@@ -309,9 +311,7 @@ class SingleSpikeLeaky(_OneSpike):
     def _sequence_spikes(self, current: Tensor) -> Tensor:
         if not self._is_linear:
             return super()._sequence_spikes(current)
-        return single_spike(
-            current, self.decay(), self.threshold, surrogate=self.spike_grad, estimator=self.estimator
-        )
+        return single_spike(current, self.decay(), self.threshold, surrogate=self.spike_grad, estimator=self.estimator)
 
 
 class StandardSingleSpikeLeaky(_OneSpike):
@@ -376,7 +376,8 @@ class LeakyReadout(_TrackedLeaky):
         if self.sequence:
             out = leaky_scan(input_, self.decay())
         else:
-            self.mem = self.mem if mem is None else mem
+            if mem is not None:
+                self.mem = mem
             if self.mem.shape != input_.shape:
                 self.mem = torch.zeros_like(input_)
             out = self.mem = self.decay() * self.mem + input_

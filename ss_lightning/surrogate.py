@@ -8,6 +8,7 @@ any other callable works too, on the plain PyTorch path.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -25,7 +26,7 @@ class _Spike(torch.autograd.Function):
         return (x > 0).to(x.dtype)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         (x,) = ctx.saved_tensors
         return grad * ctx.surrogate.derivative(x), None
 
@@ -97,4 +98,5 @@ def make_surrogate(kind: str, slope: float | None = None) -> Surrogate:
     """The surrogate that a configuration names, with its own default slope when ``slope`` is None."""
     if kind not in _KINDS:
         raise ValueError(f"unknown surrogate {kind!r}; choose one of {', '.join(sorted(_KINDS))}")
-    return _KINDS[kind]() if slope is None else _KINDS[kind](slope)
+    surrogate: Callable[..., Surrogate] = _KINDS[kind]
+    return surrogate() if slope is None else surrogate(slope)

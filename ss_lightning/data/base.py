@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
 import lightning
 import numpy as np
+import torch
 from lightning.pytorch.utilities import rank_zero_warn
-from torch.utils.data import DataLoader, DistributedSampler
+from torch.utils.data import DataLoader, DistributedSampler, RandomSampler, Sampler
 
+from ss_lightning.data.arguments import one_of, positive_number, whole_number
 from ss_lightning.data.events import EventDataset, EventStore, identity
 from ss_lightning.errors import UsageError
 
@@ -42,10 +43,10 @@ class Splits:
 class EventDataModule(lightning.LightningDataModule):
     """Loaders of event batches; a subclass says where the events come from by writing :meth:`load_splits`.
 
-    Nothing is read when the module is built. The first use of :meth:`prepare_data`, :meth:`setup`, a loader or one of
-    the properties that depend on the data runs the one preparation step, which is safe to run in several processes
-    at once. A batch is a pair ``(input, labels)``: an :class:`~ss_lightning.events.EventBatch` or a uint8 tensor
-    ``[T, B, N]``, and int64 ``[B]``.
+    Nothing is read when the module is built. The first use of :meth:`prepare_data`, :meth:`setup`, a loader
+    or one of the properties that depend on the data runs the one preparation step, which is safe to run in
+    several processes at once. A batch is a pair ``(input, labels)``: an
+    :class:`~ss_lightning.events.EventBatch` or a uint8 tensor ``[T, B, N]``, and int64 ``[B]``.
     """
 
     def __init__(
@@ -73,14 +74,12 @@ class EventDataModule(lightning.LightningDataModule):
             UsageError: An argument is out of range.
         """
         super().__init__()
-        self.num_steps = positive_integer("num_steps", num_steps)
+        self.num_steps = whole_number("num_steps", num_steps)
         self.step_ms = positive_number("step_ms", step_ms)
-        self.batch_size = positive_integer("batch_size", batch_size)
+        self.batch_size = whole_number("batch_size", batch_size)
         self.binning = one_of("binning", binning, ("binary", "count"))
         self.input = one_of("input", input, ("events", "dense"))
-        if not _is_integer(num_workers) or num_workers < 0:
-            raise UsageError(f"num_workers is {num_workers!r}; expected a whole number, 0 or more.")
-        self.num_workers = num_workers
+        self.num_workers = whole_number("num_workers", num_workers, least=0)
         self.pin_memory = pin_memory
         self._splits: Splits | None = None
 
@@ -128,8 +127,11 @@ class EventDataModule(lightning.LightningDataModule):
         return self.splits.train.store.class_names
 
     def train_dataloader(self) -> DataLoader:
-        """Shuffled batches of the training samples; the last one may be smaller."""
-        return self._loader(self.dataset(self.splits.train), shuffle=True)
+        """Batches of the training samples in an order that changes every epoch; the last may be smaller."""
+        dataset = self.dataset(self.splits.train)
+        # A generator of its own: on the global one the order would depend on the number of workers.
+        generator = torch.Generator().manual_seed(int(torch.randint(2**62, ())))
+        return self._loader(dataset, sampler=RandomSampler(dataset, generator=generator))
 
     def val_dataloader(self) -> DataLoader | list:
         """Batches of the validation samples; an empty list, which Lightning skips, if there are none."""
@@ -167,14 +169,12 @@ class EventDataModule(lightning.LightningDataModule):
     def _loader(
         self,
         dataset: EventDataset,
-        shuffle: bool = False,
+        sampler: Sampler | None = None,
         batch_size: int | None = None,
-        sampler: EvaluationSampler | None = None,
     ) -> DataLoader:
         return DataLoader(
             dataset,
             batch_size=batch_size or self.batch_size,
-            shuffle=shuffle,
             sampler=sampler,
             collate_fn=identity,
             num_workers=self.num_workers,
@@ -183,12 +183,12 @@ class EventDataModule(lightning.LightningDataModule):
         )
 
     def _evaluation_loader(self, dataset: EventDataset) -> DataLoader:
-        replicas = self.trainer.world_size if self.trainer is not None else 1
-        if replicas == 1:
+        if self.trainer is None or self.trainer.world_size == 1:
             return self._loader(dataset)
+        replicas = self.trainer.world_size
         sampler = EvaluationSampler(dataset, replicas, self.trainer.global_rank)
         return self._loader(
-            dataset, batch_size=even_batch_size(len(dataset), replicas, self.batch_size), sampler=sampler
+            dataset, sampler, batch_size=even_batch_size(len(dataset), replicas, self.batch_size)
         )
 
     def _warn_about_late_events(self, store: EventStore) -> None:
@@ -197,7 +197,8 @@ class EventDataModule(lightning.LightningDataModule):
             rank_zero_warn(
                 f"{share:.1%} of the training events lie after the end of the time grid "
                 f"(num_steps={self.num_steps} steps of step_ms={self.step_ms:g} ms = "
-                f"{self.num_steps * self.step_ms:g} ms) and are dropped. Raise num_steps or step_ms to keep them."
+                f"{self.num_steps * self.step_ms:g} ms) and are dropped. Raise num_steps or step_ms to keep "
+                "them; if the share is large, check the unit of the times."
             )
 
 
@@ -216,8 +217,8 @@ class EvaluationSampler(DistributedSampler):
         """
         if len(dataset) < num_replicas:
             raise UsageError(
-                f"{len(dataset)} samples cannot be shared among {num_replicas} devices without repeating some. "
-                "Evaluate on fewer devices."
+                f"{len(dataset)} samples cannot be shared among {num_replicas} devices without repeating "
+                "some. Evaluate on fewer devices."
             )
         super().__init__(dataset, num_replicas, rank, shuffle=False)
         self.share = range(rank, len(dataset), num_replicas)
@@ -234,14 +235,20 @@ class EvaluationSampler(DistributedSampler):
 def even_batch_size(num_samples: int, num_replicas: int, batch_size: int) -> int:
     """A batch size near ``batch_size`` with which all processes have the same number of batches.
 
-    Shares differ by one sample at most, and that sample would be a batch of its own where the smaller share is a
-    multiple of the batch size: one process would then wait for the others for ever.
+    Shares differ by one sample at most, and that sample would be a batch of its own where the smaller share
+    is a multiple of the batch size. The process that has it would then wait for the others for ever in a
+    forward pass that synchronises buffers.
+
+    Args:
+        num_samples: Samples in all, at least ``num_replicas``.
+        num_replicas: Number of processes.
+        batch_size: The size that is wanted.
     """
     smaller, rest = divmod(num_samples, num_replicas)
     if rest == 0:
         return batch_size
     candidates = [*range(batch_size, 1, -1), *range(batch_size + 1, smaller + 2)]
-    return next(size for size in candidates if size > 1 and smaller % size != 0)
+    return next(size for size in candidates if smaller % size != 0)
 
 
 def split_off(num_samples: int, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -258,36 +265,3 @@ def split_off(num_samples: int, fraction: float, seed: int) -> tuple[np.ndarray,
     order = np.random.default_rng(seed).permutation(num_samples)
     held_out = round(num_samples * fraction)
     return np.sort(order[held_out:]), np.sort(order[:held_out])
-
-
-def checked_fraction(name: str, value: float) -> float:
-    """``value`` if it is in [0, 1).
-
-    Raises:
-        UsageError: It is not; the message has ``name``.
-    """
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < 1:
-        raise UsageError(f"{name} is {value!r}; expected a number from 0 (no validation set) to less than 1.")
-    return float(value)
-
-
-def _is_integer(value: object) -> bool:
-    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
-
-
-def positive_integer(name: str, value: int) -> int:
-    if not _is_integer(value) or value < 1:
-        raise UsageError(f"{name} is {value!r}; expected a whole number, 1 or more.")
-    return int(value)
-
-
-def positive_number(name: str, value: float) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf:
-        raise UsageError(f"{name} is {value!r}; expected a number greater than 0.")
-    return float(value)
-
-
-def one_of(name: str, value: str, choices: tuple[str, ...]):
-    if value not in choices:
-        raise UsageError(f"{name} is {value!r}; expected {' or '.join(map(repr, choices))}.")
-    return value

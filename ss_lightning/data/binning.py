@@ -42,12 +42,13 @@ def bin_events_reference(
         num_steps: ``T``, steps of the grid.
         step_length: Length of a step, in the unit of ``times``.
         num_units: ``N``.
-        binning: ``"binary"``: a unit counts once per step however often it fired; ``"count"``: every event counts.
+        binning: ``"binary"``: a unit counts once per step however often it fired; ``"count"``: every event
+            counts.
 
     Returns:
         ``units`` int32 ``[E']`` and ``offsets`` int32 ``[B * T + 1]`` of an
-        :class:`~ss_lightning.events.EventBatch`. The order of units inside one step is not defined: this function
-        gives them in rising order when ``binning`` is ``"binary"``, the fast one in order of time.
+        :class:`~ss_lightning.events.EventBatch`. The order of units inside one step is not defined: this
+        function gives them in rising order when ``binning`` is ``"binary"``, the fast one in order of time.
     """
     begin = offsets[samples]
     counts = offsets[samples + 1] - begin
@@ -151,6 +152,4 @@ def bin_events(
             num_units=num_units,
             binning=binning,
         )
-    return loop(
-        times, units, offsets, samples, num_steps, float(step_length), num_units, binning == "binary"
-    )
+    return loop(times, units, offsets, samples, num_steps, float(step_length), num_units, binning == "binary")

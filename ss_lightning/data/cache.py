@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -54,40 +54,67 @@ def preparation_lock(folder: Path, subject: Path) -> Iterator[bool]:
         lock.release()
 
 
-def cached_store(
-    folder: Path, source: Path, build: Callable[[], EventStore], *, writable: bool, settings: tuple = ()
-) -> EventStore:
-    """Load the store made from ``source`` out of the cache, or build and keep it.
+def cached_stores(
+    folder: Path,
+    sources: Mapping[str, Path],
+    build: Callable[[Path], EventStore],
+    *,
+    writable: bool,
+    settings: tuple = (),
+) -> dict[str, EventStore]:
+    """Load the stores made from files out of the cache, or build and keep them.
 
-    An entry belongs to one resolved path, size, modification time, format version and ``settings``: anything else,
-    and any entry that is incomplete or damaged, is built again. Call it under :func:`preparation_lock`.
+    An entry belongs to one resolved path, size, modification time, format version and ``settings``: anything
+    else, and any entry that is incomplete or damaged, is built again. Call it under :func:`preparation_lock`.
+    If the cache cannot be written, there is one warning and the stores stay in memory.
 
     Args:
         folder: The cache folder.
-        source: The file that ``build`` reads.
-        build: Makes the store.
-        writable: Whether the cache may be written; if not, the store stays in memory.
-        settings: What else the result depends on.
+        sources: The source file of each store.
+        build: Makes a store from its source file.
+        writable: Whether the cache may be written.
+        settings: What else the stores depend on.
+
+    Returns:
+        The stores under the names of their sources.
     """
+    stores = {}
+    trouble = ""
+    for name, source in sources.items():
+        entry, outdated = _entry(folder, source, settings)
+        store = _loaded(entry)
+        if store is None:
+            store = build(source)
+            try:
+                if not writable:
+                    raise PermissionError("no lock could be made there")
+                for old in outdated:
+                    shutil.rmtree(old, ignore_errors=True)
+                store.save(entry)
+                store = EventStore.load(entry)
+            except OSError as error:
+                trouble = str(error)
+        stores[name] = store
+    if trouble:
+        warnings.warn(
+            f"Cannot keep prepared data in the cache {folder} ({trouble}), so the files are read again in "
+            "every run. Set cache_dir or the environment variable SS_LIGHTNING_CACHE to a folder that can be "
+            "written.",
+            stacklevel=2,
+        )
+    return stores
+
+
+def _entry(folder: Path, source: Path, settings: tuple) -> tuple[Path, list[Path]]:
+    """Where the store made from ``source`` is kept, and what is kept there for the same path."""
     status = source.stat()
     prefix = f"{source.stem}-{_digest(source.resolve())}"
-    entry = folder / f"{prefix}-{_digest(status.st_size, status.st_mtime_ns, FORMAT_VERSION, settings)}"
+    state = _digest(status.st_size, status.st_mtime_ns, FORMAT_VERSION, settings)
+    return folder / f"{prefix}-{state}", list(folder.glob(f"{prefix}-*"))
+
+
+def _loaded(entry: Path) -> EventStore | None:
     try:
         return EventStore.load(entry)
     except DataError:
-        store = build()
-    reason = "the folder cannot be written"
-    if writable:
-        try:
-            for outdated in folder.glob(f"{prefix}-*"):
-                shutil.rmtree(outdated, ignore_errors=True)
-            store.save(entry)
-            return EventStore.load(entry)
-        except OSError as error:
-            reason = str(error)
-    warnings.warn(
-        f"Cannot keep prepared data in the cache {folder} ({reason}), so {source.name} is read again in every run. "
-        "Set cache_dir or the environment variable SS_LIGHTNING_CACHE to a folder that can be written.",
-        stacklevel=2,
-    )
-    return store
+        return None

@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ss_lightning.data.base import EventDataModule, Splits, Subset, checked_fraction, split_off
-from ss_lightning.data.events import EventStore, TimeUnit
+from ss_lightning.data.arguments import fraction, whole_number
+from ss_lightning.data.base import EventDataModule, Splits, Subset, split_off
+from ss_lightning.data.events import EventStore, TimeUnit, with_common_classes
 from ss_lightning.errors import DataError, UsageError
 
 Recordings = tuple[Sequence[ArrayLike], Sequence[ArrayLike], ArrayLike]
 
 
 class EventData(EventDataModule):
-    """Any events as a data module::
+    """Any events as a data module, for example from lists of arrays::
 
-        data = EventData.from_arrays(
-            train=(times, units, labels), test=(times, units, labels), num_units=64, num_steps=200, step_ms=5.0
-        )
+    data = EventData.from_arrays(
+        train=(times, units, labels), test=(times, units, labels), num_units=64, num_steps=200, step_ms=5
+    )
     """
 
     def __init__(
@@ -41,8 +41,8 @@ class EventData(EventDataModule):
             val: Validation data; if not given, ``val_fraction`` of the training samples are held out.
             val_fraction: Share of the training samples to hold out; 0 for no validation set.
             seed: Seed of the choice of validation samples.
-            kwargs: The arguments of EventDataModule: num_steps, step_ms, batch_size, binning, input, num_workers,
-                pin_memory.
+            kwargs: The arguments of EventDataModule: num_steps, step_ms, batch_size, binning, input,
+                num_workers, pin_memory.
 
         Raises:
             UsageError: An argument is out of range, or the stores differ in units or classes.
@@ -56,8 +56,8 @@ class EventData(EventDataModule):
                         "expected the same."
                     )
         self.train, self.test, self.val = train, test, val
-        self.val_fraction = checked_fraction("val_fraction", val_fraction)
-        self.seed = seed
+        self.val_fraction = fraction("val_fraction", val_fraction)
+        self.seed = whole_number("seed", seed, least=0)
 
     def load_splits(self) -> Splits:
         """The stores as given, or a random part of the training samples as the validation set."""
@@ -87,8 +87,8 @@ class EventData(EventDataModule):
         """Build from lists of arrays.
 
         Args:
-            train: ``(times, units, labels)``: one array of times and one of units per sample, and one label per
-                sample.
+            train: ``(times, units, labels)``: one array of times and one of units per sample, and one label
+                per sample.
             test: The same for the test set.
             val: The same for the validation set; if not given, see ``val_fraction`` of the constructor.
             num_units: Number of input units; units are whole numbers in ``[0, num_units)``.
@@ -106,7 +106,7 @@ class EventData(EventDataModule):
             UsageError: An argument is out of range.
         """
         parts = {"train": train, "test": test, "val": val}
-        stores: dict[str, EventStore | None] = dict.fromkeys(parts)
+        stores: dict[str, EventStore] = {}
         for name, part in parts.items():
             if part is None:
                 continue
@@ -125,7 +125,7 @@ class EventData(EventDataModule):
                 allow_empty=allow_empty,
                 source=name,
             )
-        return cls(**_with_common_classes(stores), num_steps=num_steps, step_ms=step_ms, **kwargs)
+        return cls._from_stores(stores, num_steps=num_steps, step_ms=step_ms, **kwargs)
 
     @classmethod
     def from_tonic(
@@ -138,20 +138,22 @@ class EventData(EventDataModule):
         step_ms: float,
         merge_polarity: bool = False,
         sensor_size: tuple[int, int, int] | None = None,
+        class_names: Sequence[str] | None = None,
         allow_empty: bool = False,
         **kwargs: Any,
     ) -> EventData:
         """Build from tonic data sets without a transform, which are read whole, once.
 
         Args:
-            train_set: Sequence of ``(events, label)``; ``events`` is a structured array with fields t (microseconds),
-                x, and optionally y and p. Unit index: ``(p * H + y) * W + x``.
+            train_set: Sequence of ``(events, label)``; ``events`` is a structured array with fields t
+                (microseconds), x, and optionally y and p. Unit index: ``(p * H + y) * W + x``.
             test_set: The same for the test set.
             val_set: The same for the validation set; if not given, see ``val_fraction`` of the constructor.
             num_steps: Steps of the time grid, which begins at 0.
             step_ms: Length of a step in milliseconds.
             merge_polarity: Ignore p, so that both polarities of a pixel are one unit.
             sensor_size: ``(W, H, P)``; that of ``train_set`` if not given.
+            class_names: One name per class; the class numbers if not given.
             allow_empty: Accept samples without any event.
             kwargs: The other arguments of the constructor and of EventDataModule.
 
@@ -161,13 +163,15 @@ class EventData(EventDataModule):
         """
         size = sensor_size if sensor_size is not None else getattr(train_set, "sensor_size", None)
         if size is None or len(size) != 3:
-            raise UsageError(f"sensor_size is {size!r}; expected (width, height, polarities). Pass sensor_size=(W, H, P).")
+            raise UsageError(
+                f"sensor_size is {size!r}; expected (width, height, polarities). Pass sensor_size=(W, H, P)."
+            )
         width, height, polarities = (int(n) for n in size)
         if merge_polarity:
             polarities = 1
         one_line = height == 1 and polarities == 1
         parts = {"train": train_set, "test": test_set, "val": val_set}
-        stores: dict[str, EventStore | None] = dict.fromkeys(parts)
+        stores: dict[str, EventStore] = {}
         for name, part in parts.items():
             if part is None:
                 continue
@@ -179,25 +183,34 @@ class EventData(EventDataModule):
                 num_units=width * height * polarities,
                 time_unit="us",
                 input_shape=(width,) if one_line else (polarities, height, width),
+                class_names=class_names,
                 allow_empty=allow_empty,
                 source=name,
             )
-        return cls(**_with_common_classes(stores), num_steps=num_steps, step_ms=step_ms, **kwargs)
+        return cls._from_stores(stores, num_steps=num_steps, step_ms=step_ms, **kwargs)
+
+    @classmethod
+    def _from_stores(cls, stores: dict[str, EventStore], **kwargs: Any) -> EventData:
+        stores = with_common_classes(stores)
+        return cls(stores["train"], stores.get("test"), stores.get("val"), **kwargs)
 
 
 def _read_tonic(
     part: Any, name: str, size: tuple[int, int, int]
 ) -> tuple[list[np.ndarray], list[np.ndarray], list]:
+    _, height, polarities = size
+    needed = ["t", "x"] + ["y"] * (height > 1) + ["p"] * (polarities > 1)
     times, units, labels = [], [], []
     for sample in range(len(part)):
         events, label = part[sample]
-        fields = getattr(getattr(events, "dtype", None), "names", None) or ()
-        if "t" not in fields or "x" not in fields:
+        fields = list(getattr(getattr(events, "dtype", None), "names", None) or ())
+        if not set(needed) <= set(fields):
             raise DataError(
-                f"{name}, sample {sample}: events of type {type(events).__name__} with fields {tuple(fields)}; expected a "
-                "structured array with t and x. Build the tonic data set without a transform."
+                f"{name}, sample {sample}: events of type {type(events).__name__} with fields {fields}; "
+                f"expected a structured array with {', '.join(needed)}. Build the tonic data set without a "
+                "transform, or correct sensor_size."
             )
-        times.append(events["t"])
+        times.append(events["t"].copy())  # a view would keep all the other fields in memory
         units.append(_tonic_units(events, f"{name}, sample {sample}", size))
         labels.append(label)
     return times, units, labels
@@ -216,14 +229,3 @@ def _tonic_units(events: np.ndarray, source: str, size: tuple[int, int, int]) ->
             raise DataError(f"{source}: {field} is {wrong}; expected 0 to {extent - 1}. Check sensor_size.")
         index = index * extent + values
     return index
-
-
-def _with_common_classes(stores: dict[str, EventStore | None]) -> dict[str, EventStore | None]:
-    """All parts with the largest class count among them, since a part may lack the last classes."""
-    present = [store for store in stores.values() if store is not None]
-    largest = max(present, key=lambda store: store.num_classes)
-    return {
-        name: store
-        and dataclasses.replace(store, num_classes=largest.num_classes, class_names=largest.class_names)
-        for name, store in stores.items()
-    }

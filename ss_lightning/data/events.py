@@ -7,8 +7,8 @@ import os
 import shutil
 import tempfile
 import zlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -34,11 +34,12 @@ InputKind = Literal["events", "dense"]
 class EventStore:
     """All events of a data set, sample by sample and in order of time inside a sample.
 
-    Build one with :meth:`from_arrays` or :meth:`from_latencies`, which check and sort; the constructor trusts its
-    arguments and only makes the arrays read-only.
+    Build one with :meth:`from_arrays` or :meth:`from_latencies`, which check and sort; the constructor trusts
+    its arguments and only makes the arrays read-only.
 
     Attributes:
-        times: ``[E]``, never negative, in ``time_unit``: floats in milliseconds, integers in microseconds or steps.
+        times: ``[E]``, never negative, in ``time_unit``: floats in milliseconds, integers in microseconds or
+            steps.
         units: uint16 or int32 ``[E]``, in ``[0, num_units)``.
         offsets: int64 ``[S + 1]``; sample ``s`` owns the events ``offsets[s] : offsets[s + 1]``.
         labels: int64 ``[S]``, in ``[0, num_classes)``.
@@ -107,9 +108,9 @@ class EventStore:
     ) -> EventStore:
         """Check, convert and sort the events of one data set.
 
-        Seconds become milliseconds in float64, rounded to 1e-9 ms so that 1.001 s is 1001 ms and not the step
-        before; whole microseconds stay as they are. Sources of half or single precision are kept in float32,
-        which holds 1000 times a float16 exactly.
+        Times become milliseconds in float64. Double precision is then rounded to 1e-9 ms, so that 1.001 s is
+        1001 ms and not in the step before; sources of half or single precision are kept in float32, which
+        holds 1000 times a float16 exactly. Whole microseconds stay as they are.
 
         Args:
             times: One array of event times per sample, in any order.
@@ -118,7 +119,8 @@ class EventStore:
             num_units: ``N``.
             time_unit: What one unit of ``times`` is: ``"s"``, ``"ms"`` or ``"us"``.
             groups: ``[S]``, such as the speaker of each sample.
-            num_classes: Number of classes; the highest label + 1 (or the number of ``class_names``) if not given.
+            num_classes: Number of classes; the highest label + 1 (or the number of ``class_names``) if not
+                given.
             input_shape: Shape of one step of input; ``(num_units,)`` if not given.
             class_names: One name per class; the class numbers if not given.
             allow_empty: Accept samples without any event.
@@ -136,14 +138,14 @@ class EventStore:
         if int(np.prod(input_shape)) != num_units:
             raise UsageError(f"input_shape {input_shape} does not hold num_units={num_units} units.")
 
-        label_array = _whole_numbers(np.asarray(labels), f"{source}: labels", "sample")
-        group_array = None if groups is None else _whole_numbers(np.asarray(groups), f"{source}: groups", "sample")
+        label_array = whole_numbers(labels, f"{source}: labels")
+        group_array = None if groups is None else whole_numbers(groups, f"{source}: groups")
         _check_sample_counts(source, times, units, label_array, group_array)
         time_arrays = [np.asarray(array) for array in times]
         unit_arrays = [np.asarray(array) for array in units]
         offsets = _checked_offsets(source, time_arrays, unit_arrays, allow_empty)
 
-        flat_times, flat_units = np.concatenate(time_arrays), np.concatenate(unit_arrays)
+        flat_times, flat_units = _concatenated(time_arrays), _concatenated(unit_arrays)
         _check_times(source, flat_times, offsets)
         flat_units = _checked_units(source, flat_units, offsets, num_units)
         if num_classes is None:
@@ -192,7 +194,7 @@ class EventStore:
         times = np.empty(steps.shape, steps.dtype)
         units = np.empty(steps.shape, np.uint16 if num_units <= 2**16 else np.int32)
         kept = None if fires is None else np.empty(steps.shape, bool)
-        chunk = max(1, 2**22 // num_units)  # the sort needs 8 bytes a unit: chunks keep that small and in cache
+        chunk = max(1, 2**22 // num_units)  # the sort returns 8 bytes a unit: do not do all samples at once
         for begin in range(0, num_samples, chunk):
             part = slice(begin, begin + chunk)
             order = np.argsort(steps[part], axis=1, kind="stable")  # a radix sort for 8 and 16 bit integers
@@ -217,7 +219,8 @@ class EventStore:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the store as a folder of ``.npy`` files and a ``meta.json``.
 
-        The folder appears at once and whole: it is written under another name beside ``path`` and then renamed.
+        The folder appears at once and whole: it is written under another name beside ``path`` and then
+        renamed.
 
         Args:
             path: The folder to write; a store that is already there is replaced.
@@ -259,8 +262,8 @@ class EventStore:
 
         Args:
             path: The folder.
-            mmap: Leave the arrays on disk and let the operating system page them in; several processes then share
-                them. Otherwise read them into memory.
+            mmap: Leave the arrays on disk and let the operating system page them in; several processes then
+                share them. Otherwise read them into memory.
 
         Raises:
             DataError: The folder is missing, incomplete, damaged or of another format version.
@@ -274,9 +277,9 @@ class EventStore:
                 )
             arrays: dict[str, Any] = dict.fromkeys(_ARRAYS)
             for name, crc in meta["crc32"].items():
-                # An empty file cannot be mapped, and small ones are not worth it.
-                mode = "r" if mmap and name in ("times", "units") and meta["num_events"] else None
-                arrays[name] = np.load(path / f"{name}.npy", mmap_mode=mode)
+                # Only the large arrays; and an array without events cannot be mapped.
+                mapped = mmap and name in ("times", "units") and meta["num_events"] > 0
+                arrays[name] = np.load(path / f"{name}.npy", mmap_mode="r" if mapped else None)
                 if zlib.crc32(arrays[name].data) != crc:
                     raise DataError(f"{path / name}.npy: checksum differs from meta.json. Build it again.")
             return cls(
@@ -291,6 +294,15 @@ class EventStore:
             raise
         except (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise DataError(f"{path}: not a complete stored data set ({error}). Build it again.") from error
+
+
+def with_common_classes(stores: Mapping[str, EventStore]) -> dict[str, EventStore]:
+    """All parts of a data set with the largest class count among them: a part may lack the last classes."""
+    largest = max(stores.values(), key=lambda store: store.num_classes)
+    return {
+        name: replace(store, num_classes=largest.num_classes, class_names=largest.class_names)
+        for name, store in stores.items()
+    }
 
 
 def _sample_of(event: int, offsets: np.ndarray) -> int:
@@ -317,8 +329,8 @@ def _checked_offsets(
     if not flat.all():
         sample = int(flat.argmin())
         raise DataError(
-            f"{source}, sample {sample}: times have shape {times[sample].shape} and units {units[sample].shape}; "
-            "expected one flat array each."
+            f"{source}, sample {sample}: times have shape {times[sample].shape} and units "
+            f"{units[sample].shape}; expected one flat array each."
         )
     num_times = np.fromiter(map(len, times), np.int64)
     num_units = np.fromiter(map(len, units), np.int64)
@@ -331,10 +343,16 @@ def _checked_offsets(
     if not allow_empty and (num_times == 0).any():
         sample = int((num_times == 0).argmax())
         raise DataError(
-            f"{source}, sample {sample}: no events ({(num_times == 0).sum()} such samples in all); expected one or "
-            "more. Remove the sample, or build the store with allow_empty=True if silence is meant."
+            f"{source}, sample {sample}: no events ({(num_times == 0).sum()} such samples in all); expected "
+            "one or more. Remove the sample, or build the store with allow_empty=True if silence is meant."
         )
     return np.concatenate([[0], num_times.cumsum()]).astype(np.int64)
+
+
+def _concatenated(arrays: list[np.ndarray]) -> np.ndarray:
+    """One array; empty ones are left out, for [] is float64 to numpy, which would make the others so."""
+    filled = [array for array in arrays if array.size]
+    return np.concatenate(filled) if filled else np.zeros(0)
 
 
 def _check_times(source: str, times: np.ndarray, offsets: np.ndarray) -> None:
@@ -351,37 +369,40 @@ def _check_times(source: str, times: np.ndarray, offsets: np.ndarray) -> None:
         )
 
 
-def _whole_numbers(array: np.ndarray, what: str, item: str) -> np.ndarray:
-    """``array`` as int64; floats are accepted where they are whole."""
-    if array.ndim != 1:
-        raise DataError(f"{what} have shape {array.shape}; expected one flat array.")
-    if array.dtype.kind == "f":
-        broken = array != np.floor(array)  # also true for NaN
-        broken |= np.isinf(array)
-        if broken.any():
-            index = int(broken.argmax())
-            raise DataError(f"{what}: {array[index]} at {item} {index}; expected whole numbers.")
-    elif array.dtype.kind not in "iu":
-        raise DataError(f"{what} are of type {array.dtype}; expected whole numbers.")
+def whole_numbers(values: ArrayLike, what: str) -> np.ndarray:
+    """One number per sample as int64; floats are accepted where they are whole.
+
+    Raises:
+        DataError: They are something else; the message begins with ``what``.
+    """
+    try:
+        array = np.asarray(values)
+    except ValueError as error:
+        raise DataError(
+            f"{what} are no flat array ({error}); expected one whole number per sample."
+        ) from error
+    if array.ndim != 1 or (array.size and array.dtype.kind not in "iuf"):
+        raise DataError(
+            f"{what} have shape {array.shape} and type {array.dtype}; expected one whole number per sample."
+        )
+    broken = ~np.isfinite(array) | (array != np.floor(array))
+    if broken.any():
+        sample = int(broken.argmax())
+        raise DataError(f"{what}: {array[sample]} at sample {sample}; expected whole numbers.")
     return array.astype(np.int64)
 
 
 def _checked_units(source: str, units: np.ndarray, offsets: np.ndarray, num_units: int) -> np.ndarray:
-    if units.dtype.kind == "f":
-        broken = ~np.isfinite(units) | (units != np.floor(units))
-        if broken.any():
-            event = int(broken.argmax())
-            raise DataError(
-                f"{source}, sample {_sample_of(event, offsets)}: unit {units[event]}; expected whole numbers."
-            )
-    elif units.dtype.kind not in "iu":
+    if units.dtype.kind not in "iuf":
         raise DataError(f"{source}: units are of type {units.dtype}; expected whole numbers.")
-    outside = (units < 0) | (units >= num_units)
-    if outside.any():
-        event = int(outside.argmax())
+    broken = ~((units >= 0) & (units < num_units))  # also true for NaN
+    if units.dtype.kind == "f":
+        broken |= units != np.floor(units)
+    if broken.any():
+        event = int(broken.argmax())
         raise DataError(
-            f"{source}, sample {_sample_of(event, offsets)}: unit {int(units[event])}; expected 0 to {num_units - 1} "
-            f"(num_units={num_units}). Correct the data or set num_units."
+            f"{source}, sample {_sample_of(event, offsets)}: unit {units[event]}; expected whole numbers "
+            f"from 0 to {num_units - 1} (num_units={num_units}). Correct the data or set num_units."
         )
     return units.astype(np.uint16 if num_units <= 2**16 else np.int32)
 
@@ -400,13 +421,12 @@ def _stored_times(times: np.ndarray, time_unit: TimeUnit) -> tuple[np.ndarray, S
     if time_unit == "us" and times.dtype.kind in "iu":
         small = times.size == 0 or times.max() < 2**31
         return times.astype(np.int32 if small else np.int64), "us"
-    exact = times.astype(np.float64)
-    if time_unit == "s":
-        exact = np.round(exact * 1000.0, 9)
-    elif time_unit == "us":
-        exact = exact / 1000.0
-    half_or_single = times.dtype in (np.float16, np.float32)
-    return exact.astype(np.float32) if half_or_single else exact, "ms"
+    exact = times.astype(np.float64) * {"s": 1000.0, "ms": 1.0, "us": 1.0}[time_unit]
+    if time_unit == "us":
+        exact /= 1000.0  # exact where 0.001 as a factor would not be
+    if times.dtype in (np.float16, np.float32):
+        return exact.astype(np.float32), "ms"
+    return np.round(exact, 9), "ms"
 
 
 def _sorted_by_time(
@@ -425,8 +445,8 @@ def _sorted_by_time(
 class EventDataset(Dataset):
     """Samples of a store, put on a time grid and collated as they are fetched.
 
-    A DataLoader asks for a whole batch at once through :meth:`__getitems__` and must not collate again: give it
-    ``collate_fn=identity``.
+    A DataLoader asks for a whole batch at once through :meth:`__getitems__` and must not collate again: give
+    it ``collate_fn=identity``.
     """
 
     def __init__(
@@ -447,8 +467,8 @@ class EventDataset(Dataset):
             num_steps: ``T``, steps of the grid; later events are dropped.
             step_ms: Length of a step in milliseconds (without effect if the store is already on the grid).
             binning: ``"binary"``: a unit counts once per step; ``"count"``: every event counts.
-            input: ``"events"`` for an :class:`~ss_lightning.events.EventBatch`, ``"dense"`` for a time-major uint8
-                tensor ``[T, B, N]``.
+            input: ``"events"`` for an :class:`~ss_lightning.events.EventBatch`, ``"dense"`` for a time-major
+                uint8 tensor ``[T, B, N]``.
         """
         self.store = store
         self.samples = np.arange(len(store)) if samples is None else np.asarray(samples, np.int64)
@@ -495,12 +515,12 @@ class EventDataset(Dataset):
         dense = events.to_dense(torch.uint8)
         if self.binning == "count" and int(dense.sum(dtype=torch.int64)) != events.num_events:
             raise UsageError(
-                f"A unit fired more than 255 times in one step of {self.step_ms} ms, which dense input (uint8) cannot "
-                'hold. Use shorter steps, binning="binary" or input="events".'
+                f"A unit fired more than 255 times in one step of {self.step_ms} ms, which dense input "
+                '(uint8) cannot hold. Use shorter steps, binning="binary" or input="events".'
             )
         return dense, labels
 
 
 def identity(batch: Any) -> Any:
-    """The ``collate_fn`` for a data set that returns whole batches (a function, so that workers can pickle it)."""
+    """The ``collate_fn`` for a data set that returns whole batches: a function that workers can pickle."""
     return batch

@@ -9,7 +9,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from ss_lightning.data.base import EventDataModule, Splits, Subset, checked_fraction, one_of, split_off
+from ss_lightning.data.arguments import fraction, one_of, whole_number
+from ss_lightning.data.base import EventDataModule, Splits, Subset, split_off
 from ss_lightning.data.cache import cache_folder, preparation_lock
 from ss_lightning.data.events import EventStore
 from ss_lightning.errors import DataError
@@ -25,15 +26,16 @@ def pixel_steps(pixels: np.ndarray, num_steps: int) -> np.ndarray:
         num_steps: ``T``.
 
     Returns:
-        The smallest unsigned integers that hold ``T - 1``, same shape: white (255) fires at step 0, black (0) at
-        step ``T - 1``.
+        The smallest unsigned integers that hold ``T - 1``, same shape: white (255) fires at step 0, black (0)
+        at step ``T - 1``.
     """
     table = (255 - np.arange(256)) * (num_steps - 1) // 255
     return table.astype(np.min_scalar_type(num_steps - 1))[pixels]
 
 
 def read_idx(path: Path, num_axes: int) -> np.ndarray:
-    """Read an idx file of unsigned bytes (http://yann.lecun.com/exdb/mnist/), or its ``.gz`` if only that is there.
+    """Read an idx file of unsigned bytes (http://yann.lecun.com/exdb/mnist/), or its ``.gz`` if only that is
+    there.
 
     Args:
         path: The unzipped file.
@@ -52,16 +54,20 @@ def read_idx(path: Path, num_axes: int) -> np.ndarray:
     header = 4 * (1 + num_axes)
     magic = bytes([0, 0, 8, num_axes])
     if content[:4] != magic or len(content) < header:
-        raise DataError(f"{path}: begins with {content[:4].hex()}; expected the idx magic number {magic.hex()}. {how}")
+        raise DataError(
+            f"{path}: begins with {content[:4].hex()}; expected the idx magic number {magic.hex()}. {how}"
+        )
     shape = tuple(int(n) for n in np.frombuffer(content, ">u4", num_axes, offset=4))
     expected = header + math.prod(shape)
     if len(content) != expected:
-        raise DataError(f"{path}: {len(content)} bytes; expected {expected} for an array of shape {shape}. {how}")
+        raise DataError(
+            f"{path}: {len(content)} bytes; expected {expected} for an array of shape {shape}. {how}"
+        )
     return np.frombuffer(content, np.uint8, offset=header).reshape(shape)
 
 
 class LatencyImages(EventDataModule):
-    """The parent of data sets in MNIST's files; a subclass names its folder, torchvision class and classes."""
+    """The parent of data sets in MNIST's format; a subclass gives torchvision's name and the classes."""
 
     dataset_name: str
     names: tuple[str, ...]
@@ -85,21 +91,24 @@ class LatencyImages(EventDataModule):
             num_steps: Steps of the time grid, ``T``. Value v fires at step ``(255 - v) * (T - 1) // 255``.
             step_ms: Length of a step in milliseconds; the code above is in steps, so it does not move events.
             val_fraction: Share of the training images to hold out for validation; 0 for none.
-            background: "last_step": black pixels fire at step ``T - 1``, as in the paper; "silent": they never fire.
+            background: "last_step": black pixels fire at step ``T - 1``, as in the paper; "silent": they
+                never fire.
             download: Get missing files from the network.
             seed: Seed of the choice of validation images.
-            cache_dir: Folder for the lock of the download; null for $SS_LIGHTNING_CACHE or the user's cache folder.
-            kwargs: The other arguments of EventDataModule: batch_size, binning, input, num_workers, pin_memory.
+            cache_dir: Folder for the lock of the download; null for $SS_LIGHTNING_CACHE or the user's cache
+                folder.
+            kwargs: The other arguments of EventDataModule: batch_size, binning, input, num_workers,
+                pin_memory.
 
         Raises:
             UsageError: An argument is out of range.
         """
         super().__init__(num_steps=num_steps, step_ms=step_ms, **kwargs)
         self.root = root
-        self.val_fraction = checked_fraction("val_fraction", val_fraction)
+        self.val_fraction = fraction("val_fraction", val_fraction)
         self.background = one_of("background", background, ("last_step", "silent"))
         self.download = download
-        self.seed = seed
+        self.seed = whole_number("seed", seed, least=0)
         self.cache_dir = cache_dir
 
     def load_splits(self) -> Splits:
@@ -116,8 +125,8 @@ class LatencyImages(EventDataModule):
         images, labels = read_idx(images_path, 3), read_idx(labels_path, 1)
         if images.shape != (len(labels), _SIDE, _SIDE) or not len(labels):
             raise DataError(
-                f"{images_path}: images of shape {images.shape} for {len(labels)} labels in {labels_path.name}; "
-                f"expected (labels, {_SIDE}, {_SIDE})."
+                f"{images_path}: images of shape {images.shape} for {len(labels)} labels in "
+                f"{labels_path.name}; expected (labels, {_SIDE}, {_SIDE})."
             )
         if labels.max() >= len(self.names):
             sample = int(labels.argmax())
@@ -133,8 +142,14 @@ class LatencyImages(EventDataModule):
         )
 
     def _fetch(self, raw: Path) -> None:
-        names = [f"{part}-{kind}" for part in ("train", "t10k") for kind in ("images-idx3-ubyte", "labels-idx1-ubyte")]
-        missing = [name for name in names if not (raw / name).is_file() and not (raw / f"{name}.gz").is_file()]
+        names = [
+            f"{part}-{kind}"
+            for part in ("train", "t10k")
+            for kind in ("images-idx3-ubyte", "labels-idx1-ubyte")
+        ]
+        missing = [
+            name for name in names if not (raw / name).is_file() and not (raw / f"{name}.gz").is_file()
+        ]
         if not missing:
             return
         reason = "download is off"
@@ -147,8 +162,8 @@ class LatencyImages(EventDataModule):
             except Exception as error:  # whatever stopped it, the way out is the same
                 reason = f"the download failed: {type(error).__name__}: {error}"
         raise DataError(
-            f"{raw}: {', '.join(missing)} missing ({reason}). Copy the official idx files there, zipped or not, or set "
-            f"root to the folder that has {self.dataset_name}/raw/."
+            f"{raw}: {', '.join(missing)} missing ({reason}). Copy the official idx files there, zipped or "
+            f"not, or set root to the folder that has {self.dataset_name}/raw/."
         )
 
 

@@ -1,12 +1,12 @@
 """Spoken digits as spikes of an inner-ear model: the Spiking Heidelberg Digits and files of the same layout.
 
-Source: Cramer, Stradmann, Schemmel & Zenke, "The Heidelberg spiking data sets for the systematic evaluation of
+Source: Cramer, Stradmann, Schemmel & Zenke, "The Heidelberg spiking data sets for the systematic evaluation
+    of
 spiking neural networks", IEEE TNNLS 2020, arXiv:1910.07407.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from pathlib import Path
 from typing import Any
@@ -14,9 +14,10 @@ from typing import Any
 import h5py
 import numpy as np
 
-from ss_lightning.data.base import EventDataModule, Splits, Subset, positive_integer
-from ss_lightning.data.cache import cache_folder, cached_store, preparation_lock
-from ss_lightning.data.events import EventStore
+from ss_lightning.data.arguments import whole_number
+from ss_lightning.data.base import EventDataModule, Splits, Subset
+from ss_lightning.data.cache import cache_folder, cached_stores, preparation_lock
+from ss_lightning.data.events import EventStore, whole_numbers, with_common_classes
 from ss_lightning.errors import DataError, UsageError
 
 DOWNLOAD_URL = "https://zenkelab.org/datasets/"
@@ -34,8 +35,8 @@ def read_shd_file(path: Path, num_units: int) -> EventStore:
         num_units: ``N``; a unit outside ``[0, N)`` is an error.
 
     Raises:
-        DataError: The file is damaged, lacks a data set or holds impossible values; the message has the file and,
-            where there is one, the sample.
+        DataError: The file is damaged, lacks a data set or holds impossible values; the message has the file
+            and, where there is one, the sample.
     """
     try:
         with h5py.File(path, "r") as file:
@@ -53,6 +54,7 @@ def read_shd_file(path: Path, num_units: int) -> EventStore:
             f"{path}: cannot be read as HDF5 in the layout of SHD, perhaps cut short ({error}). "
             f"Delete it and get it again from {DOWNLOAD_URL}{path.name}.zip"
         ) from error
+    labels = whole_numbers(labels, f"{path}: labels")
     num_classes = max(len(names), int(labels.max(initial=0)) + 1)
     return EventStore.from_arrays(
         times,
@@ -84,21 +86,24 @@ def held_out_speakers(known: np.ndarray, val_speakers: list[int] | None) -> list
         chosen = sorted(set(val_speakers))
         unknown = [speaker for speaker in chosen if speaker not in ids]
         if unknown:
-            raise UsageError(f"val_speakers: {unknown} not among the training speakers; expected some of {ids}.")
+            raise UsageError(
+                f"val_speakers: {unknown} not among the training speakers; expected some of {ids}."
+            )
     if len(chosen) == len(ids):
         raise UsageError(
-            f"val_speakers: holding out {chosen} leaves no speaker to train on; the training speakers are {ids}. "
-            "Hold out fewer, or none with val_speakers: []."
+            f"val_speakers: holding out {chosen} leaves no speaker to train on; the training speakers are "
+            f"{ids}. Hold out fewer, or none with val_speakers: []."
         )
     return chosen
 
 
 class SHDData(EventDataModule):
-    """Spiking Heidelberg Digits, or any pair of files in its layout: ``<root>/SHD/shd_train.h5`` and ``shd_test.h5``.
+    """Spiking Heidelberg Digits, or any pair of files in its layout: ``<root>/SHD/shd_train.h5`` and
+    ``shd_test.h5``.
 
-    The real files have 8,156 training and 2,264 test samples, 700 units, 20 classes. There is no official validation
-    set and no random split here: validation holds out training speakers, as the test set has speakers of its own.
-    Files that are missing are downloaded; what is read is cached.
+    The real files have 8,156 training and 2,264 test samples, 700 units, 20 classes. There is no official
+    validation set and no random split here: validation holds out training speakers, as the test set has
+    speakers of its own. Files that are missing are downloaded; what is read is cached.
     """
 
     def __init__(
@@ -118,12 +123,13 @@ class SHDData(EventDataModule):
             root: Folder that has, or gets, the folder SHD. It may be read-only if the files are there.
             num_steps: Steps of the time grid, which begins at 0. Later events are dropped.
             step_ms: Length of a step in milliseconds.
-            val_speakers: Training speakers to hold out for validation; null for the sixth of them with the highest
-                ids (rounded up), [] for no validation set.
+            val_speakers: Training speakers to hold out for validation; null for the sixth of them with the
+                highest ids (rounded up), [] for no validation set.
             num_units: Number of input units.
             download: Get missing files from the network.
             cache_dir: Folder for prepared data; null for $SS_LIGHTNING_CACHE or the user's cache folder.
-            kwargs: The other arguments of EventDataModule: batch_size, binning, input, num_workers, pin_memory.
+            kwargs: The other arguments of EventDataModule: batch_size, binning, input, num_workers,
+                pin_memory.
 
         Raises:
             UsageError: An argument is out of range.
@@ -131,35 +137,38 @@ class SHDData(EventDataModule):
         super().__init__(num_steps=num_steps, step_ms=step_ms, **kwargs)
         self.root = root
         self.val_speakers = val_speakers
-        self.num_units = positive_integer("num_units", num_units)
+        self.num_units = whole_number("num_units", num_units)
         self.download = download
         self.cache_dir = cache_dir
 
     def load_splits(self) -> Splits:
         """Read both files, from the cache where possible, and hold out the validation speakers."""
-        train, test = _with_common_classes(self._store("train"), self._store("test"))
+        stores = with_common_classes(self._stores())
+        train, test = stores["train"], stores["test"]
         speakers = train.groups
         assert speakers is not None  # read_shd_file always sets them
         held_out = np.isin(speakers, held_out_speakers(speakers, self.val_speakers))
         val = Subset(train, np.flatnonzero(held_out)) if held_out.any() else None
         return Splits(Subset(train, np.flatnonzero(~held_out)), val, Subset(test))
 
-    def _store(self, part: str) -> EventStore:
+    def _stores(self) -> dict[str, EventStore]:
         folder = cache_folder(self.cache_dir)
-        path = Path(self.root).expanduser() / "SHD" / f"shd_{part}.h5"
-        with preparation_lock(folder, path.parent) as writable:
-            if not path.is_file():
-                self._fetch(path, part)
-            return cached_store(
+        raw = Path(self.root).expanduser() / "SHD"
+        files = {part: raw / f"shd_{part}.h5" for part in ("train", "test")}
+        with preparation_lock(folder, raw) as writable:
+            for part, path in files.items():
+                if not path.is_file():
+                    self._fetch(path, part)
+            return cached_stores(
                 folder,
-                path,
-                lambda: read_shd_file(path, self.num_units),
+                files,
+                lambda path: read_shd_file(path, self.num_units),
                 writable=writable,
                 settings=(self.num_units,),
             )
 
     def _fetch(self, path: Path, part: str) -> None:
-        """Download ``path``. tonic wants the .zip to stay beside the .h5, so it is not asked when the .h5 is there."""
+        """Download ``path``; tonic is not asked if it is there, for it insists on the .zip beside it."""
         reason = "download is off"
         if self.download:
             try:
@@ -182,10 +191,3 @@ def _text(name: object) -> str:
 
 def _padded_names(names: list[str], num_classes: int) -> tuple[str, ...]:
     return (*names, *(str(label) for label in range(len(names), num_classes)))
-
-
-def _with_common_classes(train: EventStore, test: EventStore) -> tuple[EventStore, EventStore]:
-    """Both stores with the larger class count of the two, since a file may lack the last classes."""
-    larger = max(train, test, key=lambda store: store.num_classes)
-    shared = {"num_classes": larger.num_classes, "class_names": larger.class_names}
-    return dataclasses.replace(train, **shared), dataclasses.replace(test, **shared)

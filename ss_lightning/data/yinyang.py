@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from ss_lightning.data.base import EventDataModule, Splits, Subset, positive_integer
+from ss_lightning.data.arguments import whole_number
+from ss_lightning.data.base import EventDataModule, Splits, Subset
 from ss_lightning.data.events import EventStore
 
 CLASS_NAMES = ("yin", "yang", "dot")
@@ -22,9 +23,9 @@ def yinyang_class(x: np.ndarray, y: np.ndarray) -> np.ndarray:
         y: ``[P]``.
 
     Returns:
-        int64 ``[P]``: 2 in the two dots (within 0.1 of (0.75, 0.5) or (0.25, 0.5)); of the rest 1 in the half that
-        has the left half disc below and the upper half without the right half disc, else 0; -1 outside of the disc.
-        The numbers are those of the authors' code.
+        int64 ``[P]``: -1 outside of the disc; 2 in the two dots, of radius 0.1 about (0.25, 0.5) and
+        (0.75, 0.5); elsewhere 1 within 0.25 of (0.25, 0.5) and in the upper half of the disc but not within
+        0.25 of (0.75, 0.5); 0 in the rest. The numbers are those of the authors' code.
     """
     to_right = np.hypot(x - 1.5 * BIG_RADIUS, y - BIG_RADIUS)
     to_left = np.hypot(x - 0.5 * BIG_RADIUS, y - BIG_RADIUS)
@@ -42,7 +43,8 @@ def yinyang_points(num_samples: int, rng: np.random.Generator) -> tuple[np.ndarr
         rng: Source of randomness.
 
     Returns:
-        Points float64 ``[S, 2]`` and classes int64 ``[S]``, in random order. Class counts differ by one at most.
+        Points float64 ``[S, 2]`` and classes int64 ``[S]``, in random order. Class counts differ by one at
+        most.
     """
     labels = rng.permutation(np.arange(num_samples) % 3)
     points = np.empty((num_samples, 2))
@@ -67,8 +69,8 @@ def latency_steps(values: np.ndarray, num_steps: int) -> np.ndarray:
 class YinYangData(EventDataModule):
     """Yin-Yang: 4 inputs (x, y, 1 - x, 1 - y), 3 classes, one event per input.
 
-    Each input fires once, at step ``trunc((1 - value) * (num_steps - 1))``. The sizes of the training and test sets
-    are those of Taylor, King & Harper (arXiv:2205.15286). Data are made in memory from ``seed``.
+    Each input fires once, at step ``trunc((1 - value) * (num_steps - 1))``. The sizes of the training and
+    test sets are those of Taylor, King & Harper (arXiv:2205.15286). Data are made in memory from ``seed``.
     """
 
     def __init__(
@@ -90,16 +92,17 @@ class YinYangData(EventDataModule):
             num_val: Validation points.
             num_test: Test points.
             seed: Seed of the points; each of the three sets has its own stream.
-            kwargs: The other arguments of EventDataModule: batch_size, binning, input, num_workers, pin_memory.
+            kwargs: The other arguments of EventDataModule: batch_size, binning, input, num_workers,
+                pin_memory.
 
         Raises:
             UsageError: An argument is out of range.
         """
         super().__init__(num_steps=num_steps, step_ms=step_ms, **kwargs)
-        self.num_train = positive_integer("num_train", num_train)
-        self.num_val = positive_integer("num_val", num_val)
-        self.num_test = positive_integer("num_test", num_test)
-        self.seed = seed
+        self.num_train = whole_number("num_train", num_train)
+        self.num_val = whole_number("num_val", num_val)
+        self.num_test = whole_number("num_test", num_test)
+        self.seed = whole_number("seed", seed, least=0)
 
     def load_splits(self) -> Splits:
         """Draw the three sets."""

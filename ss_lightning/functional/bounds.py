@@ -25,7 +25,7 @@ class _ClampInward(torch.autograd.Function):
         return value.clamp(low, high)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         (value,) = ctx.saved_tensors
         # Descent moves against the gradient: outwards is up (grad < 0) at the top, down (grad > 0) at the bottom.
         outwards = ((value >= ctx.high) & (grad < 0)) | ((value <= ctx.low) & (grad > 0))

@@ -109,7 +109,7 @@ class _FirstSpike(torch.autograd.Function):
         return spikes_at(first, len(crossings), crossings.dtype)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         first, second = ctx.saved_tensors
         grad = grad.clone(memory_format=torch.contiguous_format)
         return crossing_gradient(grad, first, second, ctx.estimator), None

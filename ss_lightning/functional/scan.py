@@ -44,7 +44,7 @@ class _LeakyScan(torch.autograd.Function):
         return membrane
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor | None]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor | None]:
         beta, membrane = ctx.saved_tensors
         grad_current = scan_backward(grad.clone(memory_format=torch.contiguous_format), beta)
         grad_beta = None if membrane is None else beta_gradient(grad_current, membrane, beta)
@@ -60,9 +60,7 @@ def as_like(value: Tensor | float, like: Tensor) -> Tensor:
 
 def scan_forward(current: Tensor, beta: Tensor) -> Tensor:
     """``V[t] = beta * V[t-1] + I[t]`` without autograd, in the dtype that ``beta * current`` has."""
-    membrane = torch.empty_like(
-        current, dtype=torch.result_type(current, beta), memory_format=torch.contiguous_format
-    )
+    membrane = torch.empty_like(current, dtype=torch.result_type(current, beta), memory_format=torch.contiguous_format)
     if len(current) == 0:
         return membrane
     steps, inputs = membrane.unbind(0), current.unbind(0)

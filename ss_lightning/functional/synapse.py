@@ -31,9 +31,7 @@ def event_linear(events: EventBatch, weight: Tensor, bias: Tensor | None = None)
         ValueError: the events have another number of units than the layer has inputs.
     """
     if events.num_units != weight.shape[1]:
-        raise ValueError(
-            f"the layer takes {weight.shape[1]} input units, but the events come from {events.num_units}"
-        )
+        raise ValueError(f"the layer takes {weight.shape[1]} input units, but the events come from {events.num_units}")
     rows = _EventRows.apply(weight.t(), events)
     if bias is not None:
         rows = rows + bias
@@ -47,12 +45,10 @@ class _EventRows(torch.autograd.Function):
     def forward(ctx: Any, table: Tensor, events: EventBatch) -> Tensor:
         ctx.events = events
         ctx.dtype = table.dtype
-        return F.embedding_bag(
-            events.units, table.contiguous(), events.offsets, mode="sum", include_last_offset=True
-        )
+        return F.embedding_bag(events.units, table.contiguous(), events.offsets, mode="sum", include_last_offset=True)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         # embedding_bag's own weight gradient scatters event by event; gathering over the transposed lists (for each
         # unit, the rows it took part in) reads whole rows instead.
         events: EventBatch = ctx.events

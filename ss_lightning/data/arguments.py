@@ -1,0 +1,56 @@
+"""Checks of constructor arguments; each message names the argument, what was found and what was expected."""
+
+from __future__ import annotations
+
+import math
+from typing import TypeVar
+
+import numpy as np
+
+from ss_lightning.errors import UsageError
+
+T = TypeVar("T", bound=str)
+
+
+def whole_number(name: str, value: int, least: int = 1) -> int:
+    """``value`` if it is a whole number of ``least`` or more.
+
+    Raises:
+        UsageError: It is not.
+    """
+    if not isinstance(value, (int, np.integer)) or isinstance(value, bool) or value < least:
+        raise UsageError(f"{name} is {value!r}; expected a whole number, {least} or more.")
+    return int(value)
+
+
+def positive_number(name: str, value: float) -> float:
+    """``value`` if it is a finite number greater than 0.
+
+    Raises:
+        UsageError: It is not.
+    """
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf:
+        raise UsageError(f"{name} is {value!r}; expected a number greater than 0.")
+    return float(value)
+
+
+def fraction(name: str, value: float) -> float:
+    """``value`` if it is a number in [0, 1).
+
+    Raises:
+        UsageError: It is not.
+    """
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < 1:
+        raise UsageError(f"{name} is {value!r}; expected a number from 0 (none) to less than 1.")
+    return float(value)
+
+
+def one_of(name: str, value: T, choices: tuple[str, ...]) -> T:
+    """``value`` if it is among ``choices``.
+
+    Raises:
+        UsageError: It is not.
+    """
+    if value not in choices:
+        raise UsageError(f"{name} is {value!r}; expected {' or '.join(map(repr, choices))}.")
+    return value

@@ -1,0 +1,711 @@
+"""CPU kernels of single-spike networks: their cost follows the events, and the membrane never leaves the cache.
+
+:func:`network_forward` and :func:`network_backward` are the whole unit that
+:func:`ss_lightning.functional.network.event_network` wraps for autograd. Both cut the batch into one slice of samples
+for each thread; the kernels release the GIL, so plain Python threads run them side by side.
+
+Forward, for one sample and one block of neurons: add the weight rows of this step's events, decay, compare, note the
+first crossing. Only first spike times are kept. Backward: recompute the membrane of one sample and block into
+scratch ``[T, block]``, then walk back in time: ``dL/dS[t]`` is the current gradient of the layers above times their
+weights, computed four steps at once; estimator, surrogate and reverse leaky scan turn it into ``dL/dI[t]``, which
+overwrites ``V[t]`` in the scratch and is summed into the weight row of every input unit.
+
+Layout: weights are cut into blocks of neurons ``[blocks, N_in, width]``, so that the rows of a block lie close
+together and a block stays in L2. Blocks are padded with neurons of weight 0 and threshold infinity.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numba import njit
+from torch import Tensor
+
+from ss_lightning.events import EventBatch
+from ss_lightning.functional.network import LayerTensors
+from ss_lightning.surrogate import Surrogate
+
+SURROGATES = {"fast_sigmoid": 0, "atan": 1, "triangle": 2}
+ESTIMATORS = {"ramp": 0, "survival": 1, "flat": 2}
+_RAMP, _SURVIVAL = ESTIMATORS["ramp"], ESTIMATORS["survival"]
+
+# Neurons of one block at most, and the distance between the rows of per-neuron state. The distance is a constant so
+# that the compiler knows that the rows never overlap, and no power of two so that they do not share cache sets.
+_MAX_WIDTH = 512
+_ROW = _MAX_WIDTH + 16
+_LANES = 16
+
+_jit: Callable[..., Any] = njit(nogil=True, cache=True, error_model="numpy")
+# Only sums of products may be fused: nothing that the membrane goes through.
+_jit_fused: Callable[..., Any] = njit(nogil=True, cache=True, error_model="numpy", fastmath={"contract"})
+
+
+# Kernels: synapse and membrane --------------------------------------------------------------------------------------
+
+
+@_jit
+def _add_one(total, table, a):
+    row_a = table[a]
+    for j in range(total.shape[0]):
+        total[j] += row_a[j]
+
+
+@_jit
+def _add_four(total, table, a, b, c, d):
+    row_a, row_b, row_c, row_d = table[a], table[b], table[c], table[d]
+    for j in range(total.shape[0]):
+        total[j] += (row_a[j] + row_b[j]) + (row_c[j] + row_d[j])
+
+
+@_jit
+def _add_rows(total, table, index, start, stop):
+    """``total += sum of table[index[k]]`` for ``start <= k < stop``, four rows to each pass over ``total``."""
+    k = start
+    while k + 4 <= stop:
+        _add_four(total, table, index[k], index[k + 1], index[k + 2], index[k + 3])
+        k += 4
+    while k < stop:
+        _add_one(total, table, index[k])
+        k += 1
+
+
+@_jit
+def _integrate(membrane, before, current, beta):
+    """``V[t] = beta * V[t-1] + I[t]`` in two roundings, like every other path: all of them spike alike."""
+    for j in range(membrane.shape[0]):
+        membrane[j] = beta[j] * before[j] + current[j]
+
+
+@_jit
+def _note_crossings(time, membrane, threshold, t, num_steps):
+    for j in range(time.shape[0]):
+        if membrane[j] > threshold[j] and time[j] == num_steps:
+            time[j] = t
+
+
+@_jit
+def _latest(time, count):
+    latest = time[0]
+    for j in range(1, count):
+        latest = max(latest, time[j])
+    return latest
+
+
+@_jit
+def first_times(units, offsets, stride, num_steps, table, bias, beta, threshold, times):
+    """First spike times of one layer, written to ``times`` ``[B, N]``; ``T`` for a silent neuron."""
+    blocks, width = bias.shape
+    num_neurons = times.shape[1]
+    membrane = np.empty(width, table.dtype)
+    current = np.empty(width, table.dtype)
+    time = np.empty(width, np.int32)
+    for block in range(blocks):
+        first = block * width
+        count = min(width, num_neurons - first)
+        for b in range(times.shape[0]):
+            membrane[:] = 0
+            time[:] = num_steps
+            for t in range(num_steps):
+                current[:] = bias[block]
+                _add_rows(current, table[block], units, offsets[b * stride + t], offsets[b * stride + t + 1])
+                _integrate(membrane, membrane, current, beta[block])
+                _note_crossings(time, membrane, threshold[block], t, num_steps)
+                # Once all have fired nothing that follows can matter; looking costs a pass, so not every step.
+                if t % 8 == 7 and _latest(time, count) < num_steps:
+                    break
+            times[b, first : first + count] = time[:count]
+
+
+@_jit
+def readout_membrane(units, offsets, stride, table, bias, beta, out):
+    """Membrane of the readout, written to ``out`` ``[B, T, C]``."""
+    width = bias.shape[0]
+    membrane = np.empty(width, table.dtype)
+    current = np.empty(width, table.dtype)
+    samples, num_steps, num_classes = out.shape
+    for b in range(samples):
+        membrane[:] = 0
+        for t in range(num_steps):
+            current[:] = bias
+            _add_rows(current, table, units, offsets[b * stride + t], offsets[b * stride + t + 1])
+            _integrate(membrane, membrane, current, beta)
+            for c in range(num_classes):
+                out[b, t, c] = membrane[c]
+
+
+@_jit
+def times_to_events(times, num_steps, units, offsets):
+    """Events of neurons that fire once: of sample ``b`` in ``units[b * N :]``, offsets ``[B * (T + 1)]``.
+
+    A counting sort: inside a step the neurons keep their order.
+    """
+    samples, num_neurons = times.shape
+    place = np.empty(num_steps + 1, np.int32)
+    for b in range(samples):
+        place[:] = 0
+        for j in range(num_neurons):
+            place[times[b, j]] += 1
+        position = b * num_neurons
+        for t in range(num_steps + 1):
+            offsets[b * (num_steps + 1) + t] = position
+            count = place[t]
+            place[t] = position
+            position += count
+        for j in range(num_neurons):
+            t = times[b, j]
+            if t < num_steps:
+                units[place[t]] = j
+                place[t] += 1
+
+
+@_jit
+def events_by_unit(units, offsets, stride, num_steps, samples, group, starts, rows):
+    """Transposed event lists of every ``group`` samples: for each unit the rows ``(b - b0) * T + t`` it fired in.
+
+    ``rows`` ``[E]`` is filled from 0 in the order of the groups; ``starts`` is ``[groups, N_in + 1]``.
+    """
+    num_units = starts.shape[1] - 1
+    place = np.empty(num_units, np.int32)
+    position = 0
+    for g in range(starts.shape[0]):
+        begin = g * group
+        end = min(begin + group, samples)
+        place[:] = 0
+        for b in range(begin, end):
+            for k in range(offsets[b * stride], offsets[b * stride + num_steps]):
+                place[units[k]] += 1
+        for i in range(num_units):
+            starts[g, i] = position
+            count = place[i]
+            place[i] = position
+            position += count
+        starts[g, num_units] = position
+        for b in range(begin, end):
+            for t in range(num_steps):
+                row = (b - begin) * num_steps + t
+                for k in range(offsets[b * stride + t], offsets[b * stride + t + 1]):
+                    i = units[k]
+                    rows[place[i]] = row
+                    place[i] += 1
+
+
+# Kernels: backward ----------------------------------------------------------------------------------------------------
+
+
+@_jit
+def readout_backward(grad, membrane, beta, up, grad_bias, grad_beta):
+    """Reverse leaky scan of the readout: ``dL/dI`` into ``up[:, :, :C]``, from ``dL/dV`` ``[B, T, C]``."""
+    samples, num_steps, num_classes = grad.shape
+    carry = np.empty(num_classes, grad.dtype)
+    for b in range(samples):
+        carry[:] = 0
+        for t in range(num_steps - 1, -1, -1):
+            for c in range(num_classes):
+                carry[c] = grad[b, t, c] + beta[c] * carry[c]
+                up[b, t, c] = carry[c]
+                grad_bias[c] += carry[c]
+            if t > 0:
+                for c in range(num_classes):
+                    grad_beta[c] += carry[c] * membrane[b, t - 1, c]
+
+
+@_jit_fused
+def _four_by_four(spike_grad, up, t, weight, a, b, c, d):
+    """Add the contribution of four upper neurons to ``dL/dS`` of four steps."""
+    a0, b0, c0, d0 = up[t, a], up[t, b], up[t, c], up[t, d]
+    a1, b1, c1, d1 = up[t + 1, a], up[t + 1, b], up[t + 1, c], up[t + 1, d]
+    a2, b2, c2, d2 = up[t + 2, a], up[t + 2, b], up[t + 2, c], up[t + 2, d]
+    a3, b3, c3, d3 = up[t + 3, a], up[t + 3, b], up[t + 3, c], up[t + 3, d]
+    row_a, row_b, row_c, row_d = weight[a], weight[b], weight[c], weight[d]
+    for j in range(weight.shape[1]):
+        w, x, y, z = row_a[j], row_b[j], row_c[j], row_d[j]
+        spike_grad[j] += a0 * w + b0 * x + c0 * y + d0 * z
+        spike_grad[_ROW + j] += a1 * w + b1 * x + c1 * y + d1 * z
+        spike_grad[2 * _ROW + j] += a2 * w + b2 * x + c2 * y + d2 * z
+        spike_grad[3 * _ROW + j] += a3 * w + b3 * x + c3 * y + d3 * z
+
+
+@_jit_fused
+def _four_by_one(spike_grad, up, t, weight, a):
+    a0, a1, a2, a3 = up[t, a], up[t + 1, a], up[t + 2, a], up[t + 3, a]
+    row_a = weight[a]
+    for j in range(weight.shape[1]):
+        w = row_a[j]
+        spike_grad[j] += a0 * w
+        spike_grad[_ROW + j] += a1 * w
+        spike_grad[2 * _ROW + j] += a2 * w
+        spike_grad[3 * _ROW + j] += a3 * w
+
+
+@_jit
+def _spike_gradient(spike_grad, up, t, weight, active, count):
+    """``dL/dS`` of the steps ``t .. t + 3`` from ``dL/dI`` of the upper neurons ``active[:count]``."""
+    spike_grad[: 4 * _ROW] = 0
+    k = 0
+    while k + 4 <= count:
+        _four_by_four(spike_grad, up, t, weight, active[k], active[k + 1], active[k + 2], active[k + 3])
+        k += 4
+    while k < count:
+        _four_by_one(spike_grad, up, t, weight, active[k])
+        k += 1
+
+
+@_jit
+def _crossing_gradient(grad, state, first, second, t, estimator):
+    """``dL/dc[t]`` from ``dL/dS[t]``, in place; ``state`` holds two rows of running sums or of kept gradients."""
+    if estimator == _RAMP:
+        for j in range(grad.shape[0]):
+            total = state[j] + grad[j]
+            ramp = state[_ROW + j] + total
+            state[j] = total
+            state[_ROW + j] = ramp
+            grad[j] = ramp
+    elif estimator == _SURVIVAL:
+        for j in range(grad.shape[0]):
+            now = grad[j]
+            at_second = now if second[j] == t else state[_ROW + j]
+            at_first = now if first[j] == t else state[j]
+            told = now - (at_second if first[j] == t else at_first)
+            state[j] = at_first
+            state[_ROW + j] = at_second
+            grad[j] = told if t <= first[j] else 0
+    else:
+        for j in range(grad.shape[0]):
+            total = state[j] + grad[j]
+            state[j] = total
+            grad[j] = total if t <= first[j] else 0
+
+
+@_jit
+def _times_surrogate(grad, membrane, threshold, surrogate, slope):
+    """``dL/dV``, direct part: ``grad`` times the derivative of the surrogate at ``V - threshold``, in place."""
+    one = slope / slope
+    if surrogate == 0:
+        for j in range(grad.shape[0]):
+            x = abs(membrane[j] - threshold[j]) * slope + one
+            grad[j] *= one / (x * x)
+    elif surrogate == 1:
+        scale = type(slope)(np.pi / 2) * slope
+        for j in range(grad.shape[0]):
+            x = (membrane[j] - threshold[j]) * scale
+            grad[j] *= slope / 2 / (x * x + one)
+    else:
+        for j in range(grad.shape[0]):
+            x = one - abs(membrane[j] - threshold[j]) * slope
+            grad[j] = grad[j] * x if x > 0 else 0
+
+
+@_jit
+def _scan_back(grad, carry, beta, out):
+    """``dL/dI[t] = dL/dV[t] + beta * dL/dI[t+1]``."""
+    for j in range(out.shape[0]):
+        value = grad[j] + beta[j] * carry[j]
+        carry[j] = value
+        out[j] = value
+
+
+@_jit
+def _add_product(total, a, b):
+    for j in range(total.shape[0]):
+        total[j] += a[j] * b[j]
+
+
+@_jit
+def _add(total, a):
+    for j in range(total.shape[0]):
+        total[j] += a[j]
+
+
+@_jit
+def _subtract(total, a):
+    for j in range(total.shape[0]):
+        total[j] -= a[j]
+
+
+@_jit
+def layer_backward(
+    units,
+    offsets,
+    stride,
+    num_steps,
+    table,
+    bias,
+    beta,
+    threshold,
+    times,
+    estimator,
+    surrogate,
+    slope,
+    up,
+    up_last,
+    up_weight,
+    up_first,
+    out_first,
+    group,
+    starts,
+    rows,
+    needs,
+    grad_table,
+    grad_bias,
+    grad_beta,
+    grad_threshold,
+):
+    """Backward pass of one spiking layer.
+
+    ``up`` ``[B, T, K]`` holds ``dL/dI`` of all layers above; this layer reads the columns from ``up_first`` on
+    that meet the rows of ``up_weight`` ``[blocks, K', width]``, and writes its own to the columns from ``out_first``
+    on (none if negative). ``up_last`` ``[B, K]`` is the last step at which each column is not zero. ``starts``
+    and ``rows`` are the input events by unit; ``needs`` says which of weight, bias, beta, threshold learn.
+    """
+    blocks, width = bias.shape
+    samples, num_neurons = times.shape
+    num_upper = up_weight.shape[1]
+    num_units = table.shape[1]
+    current = np.empty(width, table.dtype)
+    rest = np.zeros(width, table.dtype)
+    carry = np.empty(width, table.dtype)
+    state = np.empty(2 * _ROW, table.dtype)
+    spike_grad = np.empty(4 * _ROW, table.dtype)
+    first = np.empty(width, np.int32)
+    second = np.empty(width, np.int32)
+    active = np.empty(num_upper, np.int32)
+    scratch = np.empty((group * num_steps, width), table.dtype)
+    for block in range(blocks):
+        begin = block * width
+        count = min(width, num_neurons - begin)
+        limit = 0
+        for b in range(samples):
+            local = b % group
+            membrane = scratch[local * num_steps : (local + 1) * num_steps]
+            first[:] = num_steps
+            first[:count] = times[b, begin : begin + count]
+            second[:] = num_steps
+
+            # The membrane once more; survival asks for nothing after the last second crossing of the block.
+            stop = num_steps
+            before = rest
+            for t in range(stop):
+                current[:] = bias[block]
+                _add_rows(current, table[block], units, offsets[b * stride + t], offsets[b * stride + t + 1])
+                _integrate(membrane[t], before, current, beta[block])
+                before = membrane[t]
+                if estimator == _SURVIVAL:
+                    for j in range(width):
+                        if before[j] > threshold[block, j] and t > first[j] and second[j] == num_steps:
+                            second[j] = t
+                    if t % 8 == 7 and _latest(second, count) < num_steps:
+                        stop = t + 1
+                        break
+
+            # Back in time, four steps at once. The upper neurons that have a gradient only grow in number.
+            carry[:] = 0
+            state[:] = 0
+            num_active = 0
+            is_active = np.zeros(num_upper, np.bool_)
+            for t4 in range((stop - 1) // 4 * 4, -1, -4):
+                for k in range(num_upper):
+                    if not is_active[k] and up_last[b, up_first + k] >= t4:
+                        is_active[k] = True
+                        active[num_active] = k
+                        num_active += 1
+                _spike_gradient(spike_grad, up[b, :, up_first:], t4, up_weight[block], active, num_active)
+                for t in range(min(t4 + 4, stop) - 1, t4 - 1, -1):
+                    grad = spike_grad[(t - t4) * _ROW : (t - t4) * _ROW + width]
+                    _crossing_gradient(grad, state, first, second, t, estimator)
+                    _times_surrogate(grad, membrane[t], threshold[block], surrogate, slope)
+                    if needs[3]:
+                        _subtract(grad_threshold[block], grad)
+                    _scan_back(grad, carry, beta[block], membrane[t])
+                    if needs[2] and t > 0:
+                        _add_product(grad_beta[block], carry, membrane[t - 1])
+                    if needs[1]:
+                        _add(grad_bias[block], carry)
+
+            limit = local * num_steps + stop
+            if local + 1 < group:
+                membrane[stop:] = 0
+            if out_first >= 0:
+                for t in range(stop):
+                    up[b, t, out_first + begin : out_first + begin + count] = membrane[t, :count]
+                up[b, stop:, out_first + begin : out_first + begin + count] = 0
+            if needs[0] and (local + 1 == group or b + 1 == samples):
+                g = b // group
+                for i in range(num_units):
+                    end = starts[g, i + 1]
+                    while end > starts[g, i] and rows[end - 1] >= limit:
+                        end -= 1
+                    _add_rows(grad_table[block, i], scratch, rows, starts[g, i], end)
+
+
+@_jit
+def readout_weight_gradient(units, offsets, stride, num_steps, up, grad_table):
+    """Add ``dL/dI`` of the readout at the step of every input spike to the weight row of its unit."""
+    num_classes = grad_table.shape[1]
+    for b in range(up.shape[0]):
+        for t in range(num_steps):
+            for k in range(offsets[b * stride + t], offsets[b * stride + t + 1]):
+                for c in range(num_classes):
+                    grad_table[units[k], c] += up[b, t, c]
+
+
+# From tensors to kernels ----------------------------------------------------------------------------------------------
+
+
+class _Events(NamedTuple):
+    """Events of sample ``b`` in step ``t``: ``units[offsets[b * stride + t] : offsets[b * stride + t + 1]]``."""
+
+    units: np.ndarray
+    offsets: np.ndarray
+    stride: int
+
+    def samples(self, low: int, high: int) -> _Events:
+        return self._replace(offsets=self.offsets[low * self.stride : high * self.stride + 1])
+
+
+class _Blocks(NamedTuple):
+    """A layer cut into blocks of neurons: table ``[blocks, N_in, width]``, the others ``[blocks, width]``."""
+
+    table: np.ndarray
+    bias: np.ndarray
+    beta: np.ndarray
+    threshold: np.ndarray
+
+
+_L2_BYTES = 900_000
+
+
+def _block_width(num_neurons: int, num_inputs: int, itemsize: int) -> int:
+    """Neurons of one block: as many as keep its weight rows in L2, in whole vectors."""
+    most = min(_MAX_WIDTH, max(4 * _LANES, _L2_BYTES // (num_inputs * itemsize)))
+    blocks = -(-num_neurons // most)
+    return -(-num_neurons // (blocks * _LANES)) * _LANES
+
+
+def _to_blocks(rows: Tensor, width: int, fill: float = 0.0) -> np.ndarray:
+    """``[K, N]`` as ``[blocks, K, width]``, padded with ``fill``."""
+    num_rows, num_neurons = rows.shape
+    blocks = -(-num_neurons // width)
+    padded = rows.new_full((num_rows, blocks * width), fill)
+    padded[:, :num_neurons] = rows
+    return padded.view(num_rows, blocks, width).transpose(0, 1).contiguous().numpy()
+
+
+def _from_blocks(blocks: np.ndarray, num_neurons: int) -> Tensor:
+    """``[blocks, K, width]`` as ``[K, N]``."""
+    num_rows = blocks.shape[1]
+    return torch.from_numpy(blocks).transpose(0, 1).reshape(num_rows, -1)[:, :num_neurons]
+
+
+def _block_layer(layer: LayerTensors) -> _Blocks:
+    num_neurons, num_inputs = layer.weight.shape
+    width = _block_width(num_neurons, num_inputs, layer.weight.element_size())
+    if layer.threshold is None:  # the readout: one block, its gradient is never taken block by block
+        width = -(-num_neurons // _LANES) * _LANES
+    zero = torch.zeros_like(layer.beta)
+
+    def cut(values: Tensor | None, fill: float = 0.0) -> np.ndarray:
+        return _to_blocks((zero if values is None else values)[None], width, fill)[:, 0]
+
+    table = _to_blocks(layer.weight.t(), width)
+    return _Blocks(table, cut(layer.bias), cut(layer.beta), cut(layer.threshold, float("inf")))
+
+
+def _batch_events(events: EventBatch) -> _Events:
+    """The arrays of a batch, after a look that no index would make a kernel read beyond the weights."""
+    if events.num_events:
+        low, high = (int(unit) for unit in events.units.aminmax())
+        if low < 0 or high >= events.num_units:
+            raise ValueError(
+                f"the events name units {low} to {high}, but a batch of {events.num_units} units has only 0 to "
+                f"{events.num_units - 1}"
+            )
+    return _Events(events.units.numpy(), events.offsets.numpy(), events.num_steps)
+
+
+def _hidden_events(times: list[np.ndarray], num_steps: int) -> _Events:
+    """Spikes of hidden layers (first spike times ``[B, N]`` each, side by side) as events."""
+    joined = np.concatenate(times, axis=1) if len(times) > 1 else times[0]
+    samples, num_neurons = joined.shape
+    units = np.empty(samples * num_neurons, np.int32)
+    offsets = np.empty(samples * (num_steps + 1), np.int32)
+    times_to_events(joined, num_steps, units, offsets)
+    return _Events(units, offsets, num_steps + 1)
+
+
+def _sources(times: list[np.ndarray], skip: bool) -> list[np.ndarray]:
+    """Which of the hidden layers so far the next layer listens to."""
+    return times if skip else times[-1:]
+
+
+@lru_cache(maxsize=1)
+def _pool(process: int, threads: int) -> ThreadPoolExecutor:
+    """Threads of this process (a forked child must not use those of its parent)."""
+    return ThreadPoolExecutor(threads, thread_name_prefix="ss_lightning")
+
+
+def _map_slices(work: Callable[[int, int], Any], num_samples: int) -> list[Any]:
+    """``work(low, high)`` on one slice of the samples for each of torch's threads; results in order."""
+    threads = min(torch.get_num_threads(), num_samples)
+    if threads <= 1:
+        return [work(0, num_samples)]
+    bounds = [num_samples * i // threads for i in range(threads + 1)]
+    return list(_pool(os.getpid(), threads).map(work, bounds[:-1], bounds[1:]))
+
+
+def network_forward(
+    events: EventBatch, hidden: Sequence[LayerTensors], readout: LayerTensors, skip: bool
+) -> tuple[Tensor, list[Tensor]]:
+    """Readout membrane ``[B, T, C]`` and first spike times int32 ``[B, N]`` of every hidden layer."""
+    num_steps, num_samples, _ = events.shape
+    source = _batch_events(events)
+    layers = [_block_layer(layer) for layer in hidden]
+    last = _block_layer(readout)
+    times = [torch.empty(num_samples, len(layer.weight), dtype=torch.int32) for layer in hidden]
+    membrane = readout.weight.new_empty(num_samples, num_steps, len(readout.weight))
+
+    def work(low: int, high: int) -> None:
+        spikes = source.samples(low, high)
+        done: list[np.ndarray] = []
+        for layer, time in zip(layers, times, strict=True):
+            done.append(time[low:high].numpy())
+            first_times(*spikes, num_steps, *layer, done[-1])
+            spikes = _hidden_events(_sources(done, skip), num_steps)
+        out = membrane[low:high].numpy()
+        readout_membrane(*spikes, last.table[0], last.bias[0], last.beta[0], out)
+
+    _map_slices(work, num_samples)
+    return membrane, times
+
+
+# Gradients of the layers above that one thread holds at a time, and the scratch of a group of samples.
+_UP_BYTES = 1_000_000
+_SCRATCH_BYTES = 400_000
+
+
+def network_backward(
+    events: EventBatch,
+    hidden: Sequence[LayerTensors],
+    readout: LayerTensors,
+    skip: bool,
+    surrogate: Surrogate,
+    estimator: str,
+    times: Sequence[Tensor],
+    membrane: Tensor,
+    grad: Tensor,
+    needs: Sequence[LayerTensors],
+) -> list[LayerTensors]:
+    """Gradients of every layer, the readout last.
+
+    Args:
+        events, hidden, readout, skip: as in :func:`network_forward`.
+        surrogate: one of :data:`SURROGATES`.
+        estimator: one of :data:`ESTIMATORS`.
+        times, membrane: what the forward pass returned.
+        grad: ``dL/dV`` of the readout, ``[B, T, C]``.
+        needs: for every layer, the readout last, which of its tensors need a gradient.
+    """
+    num_steps, num_samples, _ = events.shape
+    source = _batch_events(events)
+    layers = [_block_layer(layer) for layer in hidden]
+    last = _block_layer(readout)
+    depth = len(hidden)
+    itemsize = readout.weight.element_size()
+    # Below the lowest layer that learns nothing is left to do.
+    lowest = next(i for i, need in enumerate(needs) if any(need))
+
+    # Columns of ``up``: the readout, then the hidden layers from the top down to all but the lowest.
+    column = {depth: 0}
+    num_columns = len(readout.weight)
+    for i in range(depth - 1, lowest, -1):
+        column[i] = num_columns
+        num_columns += len(hidden[i].weight)
+    weights = [*(layer.weight for layer in hidden), readout.weight]
+    up_weights = {}
+    for i in range(lowest, depth):
+        above = range(depth, i, -1) if skip else [i + 1]
+        begin = sum(len(weight) for weight in weights[:i]) if skip else 0
+        stacked = torch.cat([weights[k][:, begin : begin + len(weights[i])] for k in above])
+        up_weights[i] = _to_blocks(stacked, layers[i].bias.shape[1])
+
+    def work(low: int, high: int) -> list[_Blocks]:
+        grads = [_Blocks(*(np.zeros_like(array) for array in layer)) for layer in (*layers, last)]
+        padded_steps = -(-num_steps // 4) * 4
+        chunk = max(1, min(high - low, _UP_BYTES // (padded_steps * num_columns * itemsize)))
+        up = np.zeros((chunk, padded_steps, num_columns), last.table.dtype)
+        for begin in range(low, high, chunk):
+            end = min(begin + chunk, high)
+            backward_chunk(begin, end, up[: end - begin], grads)
+        return grads
+
+    def backward_chunk(low: int, high: int, up: np.ndarray, grads: list[_Blocks]) -> None:
+        samples = high - low
+        done = [time[low:high].numpy() for time in times]
+        readout_backward(
+            grad[low:high].numpy(),
+            membrane[low:high].numpy(),
+            last.beta[0],
+            up,
+            grads[-1].bias[0],
+            grads[-1].beta[0],
+        )
+        if needs[-1].weight:
+            spikes = _hidden_events(_sources(done, skip), num_steps)
+            readout_weight_gradient(*spikes, num_steps, up[:, :, : len(readout.weight)], grads[-1].table[0])
+        up_last = np.full((samples, num_columns), num_steps - 1, np.int32)
+        for i in range(depth - 1, lowest - 1, -1):
+            layer, need = layers[i], needs[i]
+            spikes = (
+                source.samples(low, high) if i == 0 else _hidden_events(_sources(done[:i], skip), num_steps)
+            )
+            num_inputs, width = layer.table.shape[1:]
+            group = max(1, min(samples, _SCRATCH_BYTES // (num_steps * width * itemsize)))
+            starts = np.zeros((-(-samples // group), num_inputs + 1), np.int32)
+            rows = np.empty(0, np.int32)
+            if need.weight:
+                rows = np.empty(spikes.offsets[-1] - spikes.offsets[0], np.int32)
+                events_by_unit(*spikes, num_steps, samples, group, starts, rows)
+            layer_backward(
+                *spikes,
+                num_steps,
+                *layer,
+                done[i],
+                ESTIMATORS[estimator],
+                SURROGATES[surrogate.kind],
+                layer.bias.dtype.type(surrogate.slope),
+                up,
+                up_last,
+                up_weights[i],
+                0 if skip else column[i + 1],
+                column.get(i, -1),
+                group,
+                starts,
+                rows,
+                np.array(need, np.bool_),
+                *grads[i],
+            )
+            if i in column and estimator != "ramp":
+                up_last[:, column[i] : column[i] + done[i].shape[1]] = np.minimum(done[i], num_steps - 1)
+
+    parts = _map_slices(work, num_samples)
+    result = []
+    for i, (weight, need) in enumerate(zip(weights, needs, strict=True)):
+        for other in parts[1:]:
+            for total, part in zip(parts[0][i], other[i], strict=True):
+                total += part
+        total = parts[0][i]
+        result.append(
+            LayerTensors(
+                _from_blocks(total.table, len(weight)).t() if need.weight else None,
+                *(
+                    _from_blocks(values[:, None], len(weight))[0] if needed else None
+                    for values, needed in zip(total[1:], need[1:], strict=True)
+                ),
+            )
+        )
+    return result

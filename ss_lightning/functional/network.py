@@ -1,0 +1,318 @@
+"""A whole single-spike network on events: the differentiable unit that the fused kernels work on.
+
+A layer that returned spike times alone could receive no gradient at the steps where it did not fire, and a layer
+that returned spikes would put ``[T, B, N]`` into memory. So the unit is the network: events in, readout membrane out.
+
+For every hidden layer ``V[t] = beta * V[t-1] + W s[t] + b``, one spike at the first ``V[t] > threshold``; the readout
+is the same leaky integrator without a threshold.
+
+Source of the model and of the ramp estimator: Taylor, King & Harper, arXiv:2205.15286.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from functools import lru_cache
+from importlib import import_module
+from types import ModuleType
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from ss_lightning.events import EventBatch
+from ss_lightning.functional.first_spike import check_estimator, first_spike_time
+from ss_lightning.functional.scan import as_like, leaky_scan, leaky_scan_reference
+from ss_lightning.functional.single_spike import SpikeGrad, check_beta, single_spike, single_spike_reference
+from ss_lightning.functional.synapse import event_linear, event_linear_reference
+from ss_lightning.surrogate import FastSigmoid, Surrogate
+
+BACKENDS = ("auto", "torch", "numba", "triton")
+
+
+class SpikingLayer(NamedTuple):
+    """A fully connected layer of neurons that fire at most once.
+
+    Attributes:
+        weight: ``[N_out, N_in]``.
+        bias: ``[N_out]`` or None.
+        beta: decay per step in ``[0, 1]``, ``[N_out]`` or 0-d.
+        threshold: ``[N_out]`` or 0-d.
+    """
+
+    weight: Tensor
+    bias: Tensor | None
+    beta: Tensor
+    threshold: Tensor
+
+
+class ReadoutLayer(NamedTuple):
+    """Leaky integrators that never fire, one a class: weight ``[C, N_in]``, bias ``[C]`` or None, beta ``[C]`` or 0-d."""
+
+    weight: Tensor
+    bias: Tensor | None
+    beta: Tensor
+
+
+def event_network_reference(
+    events: EventBatch,
+    hidden: Sequence[SpikingLayer],
+    readout: ReadoutLayer,
+    *,
+    surrogate: SpikeGrad = FastSigmoid(10),
+    estimator: str = "ramp",
+    skip: bool = False,
+) -> tuple[Tensor, list[Tensor]]:
+    """:func:`event_network` as plain autograd, one step at a time."""
+    check_network(events, hidden, readout, skip)
+    spikes: list[Tensor] = []
+    for layer in hidden:
+        if spikes:
+            current = F.linear(_inputs(spikes, skip), layer.weight, layer.bias)
+        else:
+            current = event_linear_reference(events, layer.weight, layer.bias)
+        spikes.append(
+            single_spike_reference(
+                current, layer.beta, layer.threshold, surrogate=surrogate, estimator=estimator
+            )
+        )
+    current = F.linear(_inputs(spikes, skip), readout.weight, readout.bias)
+    return leaky_scan_reference(current, readout.beta), [first_spike_time(s) for s in spikes]
+
+
+def event_network(
+    events: EventBatch,
+    hidden: Sequence[SpikingLayer],
+    readout: ReadoutLayer,
+    *,
+    surrogate: SpikeGrad = FastSigmoid(10),
+    estimator: str = "ramp",
+    skip: bool = False,
+    backend: str = "auto",
+) -> tuple[Tensor, list[Tensor]]:
+    """A network of neurons that fire at most once, from input events to the membrane of its readout.
+
+    Args:
+        events: input spikes of ``T`` steps, ``B`` samples and ``N_in`` units.
+        hidden: one or more spiking layers, from the input upwards.
+        readout: the last layer, which never fires.
+        surrogate: derivative of a crossing, an object of :mod:`ss_lightning.surrogate` or (on the ``torch`` backend)
+            any elementwise ``spike_grad`` of snnTorch.
+        estimator: ``ramp`` (the paper), ``survival`` or ``flat``, see :mod:`ss_lightning.functional.first_spike`.
+        skip: every layer after the first, the readout included, listens to ALL hidden layers before it, in order
+            (weight ``[N_out, N_1 + ... + N_l]``), instead of only the one before.
+        backend: ``torch`` (always works), ``numba`` (CPU), ``triton`` (CUDA), or ``auto``: the fused kernels of the
+            device where they know the surrogate and dtype, else ``torch``.
+
+    Returns:
+        The membrane of the readout ``[T, B, C]`` (a view, contiguous per sample), differentiable in every weight,
+        bias, beta and threshold; and for every hidden layer the first spike times int64 ``[B, N]`` (``T`` for a
+        silent neuron), not differentiable.
+
+    Raises:
+        ValueError: the shapes do not fit, a beta lies outside ``[0, 1]``, the estimator or backend is unknown, or
+            the backend asked for cannot do the job.
+    """
+    check_network(events, hidden, readout, skip)
+    check_estimator(estimator)
+    name = choose_backend(backend, events.device, readout.weight.dtype, surrogate)
+    if name == "torch":
+        return _torch_network(events, hidden, readout, surrogate, estimator, skip)
+    kernels = import_kernels(name)
+    assert kernels is not None
+    assert isinstance(surrogate, Surrogate)
+    setup = _Setup(kernels, events, surrogate, estimator, skip)
+    tensors: list[Tensor | None] = []
+    for layer in hidden:
+        weight, bias, beta, threshold = layer
+        tensors += [weight, bias, _per_neuron(beta, weight), _per_neuron(threshold, weight)]
+    weight, bias, beta = readout
+    tensors += [weight, bias, _per_neuron(beta, weight), None]
+    membrane, *times = _EventNetwork.apply(setup, *tensors)
+    return membrane.transpose(0, 1), times
+
+
+def check_network(
+    events: EventBatch, hidden: Sequence[SpikingLayer], readout: ReadoutLayer, skip: bool
+) -> None:
+    """Refuse shapes and values that would give a silently wrong answer or read beyond a tensor."""
+    if not hidden:
+        raise ValueError("a network needs at least one hidden layer, got none")
+    if events.num_steps < 1:
+        raise ValueError(f"events must span at least one step, got {events.num_steps}")
+    inputs, size = events.num_units, 0
+    layers: list[SpikingLayer | ReadoutLayer] = [*hidden, readout]
+    for i, layer in enumerate(layers):
+        name = "readout" if layer is readout else f"hidden layer {i}"
+        if layer.weight.dim() != 2 or layer.weight.shape[1] != inputs:
+            raise ValueError(
+                f"{name}: weight must be [{len(layer.weight)}, {inputs}] to fit what it listens to "
+                f"(skip={skip}), got {list(layer.weight.shape)}"
+            )
+        for field, value in layer._asdict().items():
+            if not isinstance(value, Tensor):
+                continue
+            if value.dtype != readout.weight.dtype or value.device != events.device:
+                raise ValueError(
+                    f"{name}: {field} is {value.dtype} on {value.device}, but the events are on {events.device} "
+                    f"and the readout's weight is {readout.weight.dtype}; move or convert it"
+                )
+            shapes = [[len(layer.weight)]] + ([[]] if field in ("beta", "threshold") else [])
+            if field != "weight" and list(value.shape) not in shapes:
+                raise ValueError(
+                    f"{name}: {field} must have the shape {' or '.join(map(str, shapes))}, got {list(value.shape)}"
+                )
+        check_beta(layer.beta)
+        size = size + len(layer.weight) if skip else len(layer.weight)
+        inputs = size
+
+
+def choose_backend(backend: str, device: torch.device, dtype: torch.dtype, surrogate: SpikeGrad) -> str:
+    """``torch``, ``numba`` or ``triton``: the one asked for if it can do the job, or the best for ``auto``.
+
+    Raises:
+        ValueError: the word is unknown, or the backend asked for cannot do the job.
+    """
+    if backend not in BACKENDS:
+        raise ValueError(f"unknown backend {backend!r}; choose one of {', '.join(BACKENDS)}")
+    if backend == "torch":
+        return backend
+    name = backend if backend != "auto" else {"cpu": "numba", "cuda": "triton"}.get(device.type, "torch")
+    reason = _obstacle(name, device, dtype, surrogate)
+    if reason is None:
+        return name
+    if backend != "auto":
+        raise ValueError(f"the {backend} backend cannot be used: {reason}; use backend='torch' or 'auto'")
+    return "torch"
+
+
+def _obstacle(backend: str, device: torch.device, dtype: torch.dtype, surrogate: SpikeGrad) -> str | None:
+    """Why a backend cannot do the job; None if it can."""
+    if not isinstance(surrogate, Surrogate):
+        return f"it knows the surrogates of ss_lightning.surrogate only, not {surrogate!r}"
+    if dtype not in (torch.float32, torch.float64):
+        return f"it computes in float32 or float64, not in {dtype}"
+    if backend == "numba" and device.type != "cpu":
+        return f"it runs on the CPU, and the tensors are on {device}"
+    kernels = import_kernels(backend)
+    if kernels is None:
+        return f"{backend} cannot be imported (see the warning)"
+    if backend == "triton" and device.type != "cuda" and not kernels.INTERPRETED:
+        return f"it runs on CUDA, and the tensors are on {device} (TRITON_INTERPRET=1 runs it on the CPU, slowly)"
+    return None
+
+
+@lru_cache
+def import_kernels(backend: str) -> ModuleType | None:
+    """The kernels of a backend, or None with one warning where the library behind them does not import."""
+    try:
+        return import_module(f"ss_lightning.functional.kernels_{backend}")
+    except Exception as error:  # a broken installation can raise anything
+        warnings.warn(
+            f"{backend} cannot be imported ({type(error).__name__}: {error}); the slower PyTorch path is used "
+            "instead",
+            RuntimeWarning,
+            stacklevel=4,
+        )
+        return None
+
+
+def _inputs(spikes: list[Tensor], skip: bool) -> Tensor:
+    """What the next layer listens to: the spikes of all layers before it, or of the last one."""
+    return torch.cat(spikes, -1) if skip else spikes[-1]
+
+
+def _torch_network(
+    events: EventBatch,
+    hidden: Sequence[SpikingLayer],
+    readout: ReadoutLayer,
+    surrogate: SpikeGrad,
+    estimator: str,
+    skip: bool,
+) -> tuple[Tensor, list[Tensor]]:
+    """:func:`event_network` composed of the functions of this package, on dense spikes between the layers."""
+    spikes: list[Tensor] = []
+    for layer in hidden:
+        if spikes:
+            current = F.linear(_inputs(spikes, skip), layer.weight, layer.bias)
+        else:
+            current = event_linear(events, layer.weight, layer.bias)
+        spikes.append(
+            single_spike(current, layer.beta, layer.threshold, surrogate=surrogate, estimator=estimator)
+        )
+    current = F.linear(_inputs(spikes, skip), readout.weight, readout.bias)
+    return leaky_scan(current, readout.beta), [first_spike_time(s) for s in spikes]
+
+
+class LayerTensors(NamedTuple):
+    """What the kernels take of one layer: weight ``[N_out, N_in]``, the others ``[N_out]``, of one dtype.
+
+    The bias may be None; the readout has no threshold. Gradients come back in the same form, None where none is
+    asked for, and so do the flags that ask for them.
+    """
+
+    weight: Any
+    bias: Any
+    beta: Any
+    threshold: Any
+
+
+class _Setup(NamedTuple):
+    """What the network is made of besides tensors that learn."""
+
+    kernels: ModuleType
+    events: EventBatch
+    surrogate: Surrogate
+    estimator: str
+    skip: bool
+
+
+class _EventNetwork(torch.autograd.Function):
+    """Both passes in the kernels. Saves the parameters, the spike times and the output: nothing ``[T, B, N]``."""
+
+    @staticmethod
+    def forward(ctx: Any, setup: _Setup, *tensors: Tensor | None) -> tuple[Tensor, ...]:
+        *hidden, readout = _layers(tensors)
+        membrane, times = setup.kernels.network_forward(setup.events, hidden, readout, setup.skip)
+        ctx.setup = setup
+        ctx.num_tensors = len(tensors)
+        ctx.save_for_backward(*tensors, membrane, *times)
+        long_times = [time.long() for time in times]
+        ctx.mark_non_differentiable(*long_times)
+        return membrane, *long_times
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+        tensors, (membrane, *times) = (
+            ctx.saved_tensors[: ctx.num_tensors],
+            ctx.saved_tensors[ctx.num_tensors :],
+        )
+        *hidden, readout = _layers(tensors)
+        setup: _Setup = ctx.setup
+        grads = setup.kernels.network_backward(
+            setup.events,
+            hidden,
+            readout,
+            setup.skip,
+            setup.surrogate,
+            setup.estimator,
+            times,
+            membrane.detach(),
+            grad.contiguous(),
+            _layers(ctx.needs_input_grad[1:]),
+        )
+        return None, *(value for layer in grads for value in layer)
+
+
+def _layers(tensors: Sequence[Any]) -> list[LayerTensors]:
+    """The flat list of an autograd function, four for each layer, as layers."""
+    return [LayerTensors(*tensors[i : i + 4]) for i in range(0, len(tensors), 4)]
+
+
+def _per_neuron(value: Tensor | float, weight: Tensor) -> Tensor:
+    """``[N_out]`` from a number, a 0-d tensor or one that has that shape already."""
+    return as_like(value, weight).expand(len(weight))

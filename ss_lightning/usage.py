@@ -1,0 +1,66 @@
+"""What a person reads when the command line or a config cannot be parsed: the key, the fault, the nearest right key."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable
+
+from jsonargparse import ArgumentParser
+
+_KEY = re.compile(r'Parser key "([^"]+)"')
+_CLASS = re.compile(r"Problem with given class_path '([^']+)'")
+_UNKNOWN = re.compile(r"(?:Option|does not accept option) '([^']+)'|unrecognized arguments: --([^\s=]+)")
+_TYPE = re.compile(r"<class '(?:\w+\.)*(\w+)'>")
+_NO_CLASS = re.compile(r"module '([\w.]+)' has no attribute '(\w+)'")
+
+
+def explain(error: BaseException, known_keys: Iterable[str]) -> str:
+    """One clear message from the nested ones of the parser.
+
+    Args:
+        error: what the parser raised; the causes behind it say more and more exactly what is wrong.
+        known_keys: keys that the subcommand accepts, such as ``trainer.max_epochs``.
+    """
+    messages = [str(e) for e in _chain(error)]
+    keys = list(dict.fromkeys(key for message in messages for key in _KEY.findall(message)))
+    classes = list(dict.fromkeys(name for message in messages for name in _CLASS.findall(message)))
+    core = _TYPE.sub(r"\1", " ".join(messages[-1].split())).replace('"<unicode string>"', "the config")
+    if unknown := _UNKNOWN.search(messages[-1]):
+        name = unknown[1] or unknown[2]
+        if classes:
+            known_keys = class_arguments(classes[-1])
+        where = f" of {classes[-1]}" if classes else ""
+        return f"unknown key {'.'.join([*keys, name])}{where}." + _suggestion(name, known_keys)
+    if missing := _NO_CLASS.search(messages[-1]):
+        module = __import__(missing[1], fromlist=["__all__"])
+        return f"there is no class {missing[2]} in {missing[1]}." + _suggestion(missing[2], dir(module))
+    if "arguments are required" in core:
+        return f"{core}. Name a config: --config configs/yinyang.yaml"
+    if keys and not core.startswith("Parser key"):
+        return f"{'.'.join(keys)}: {core}"
+    return core
+
+
+def innermost(error: BaseException) -> str:
+    """The message at the root of a chain of errors."""
+    return str(list(_chain(error))[-1])
+
+
+def class_arguments(class_path: str) -> list[str]:
+    """Names of the arguments that a class takes, those it passes on to others included."""
+    module, _, name = class_path.rpartition(".")
+    parser = ArgumentParser(exit_on_error=False)
+    return parser.add_class_arguments(getattr(__import__(module, fromlist=[name]), name), fail_untyped=False)
+
+
+def _chain(error: BaseException) -> Iterable[BaseException]:
+    current: BaseException | None = error
+    while current is not None:
+        yield current
+        current = current.__cause__ or current.__context__
+
+
+def _suggestion(name: str, known: Iterable[str]) -> str:
+    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f" Did you mean {near[0]}?" if near else " --help lists what there is."

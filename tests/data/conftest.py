@@ -1,0 +1,108 @@
+"""Small files in the true formats, and a cache that ends with the test."""
+
+import gzip
+import struct
+from types import SimpleNamespace
+
+import h5py
+import numpy as np
+import pytest
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    folder = tmp_path / "cache"
+    monkeypatch.setenv("SS_LIGHTNING_CACHE", str(folder))
+    return folder
+
+
+@pytest.fixture
+def canonical():
+    """Binned events as (row, unit) pairs in one order, for the order inside a bin is not defined."""
+
+    def pairs(units, offsets):
+        rows = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
+        order = np.lexsort((units, rows))
+        return np.stack([rows[order], np.asarray(units)[order]])
+
+    return pairs
+
+
+@pytest.fixture
+def is_mapped():
+    """Whether an array lies in a file."""
+
+    def mapped(array):
+        return array is not None and (isinstance(array, np.memmap) or mapped(getattr(array, "base", None)))
+
+    return mapped
+
+
+@pytest.fixture
+def recordings():
+    """Random recordings of different lengths: times in seconds, units, labels of all classes."""
+
+    def make(num_samples=12, num_units=7, num_classes=3, seconds=0.05, seed=0, dtype=np.float64):
+        rng = np.random.default_rng(seed)
+        lengths = rng.integers(1, 30, num_samples)
+        times = [np.sort(rng.random(n) * seconds).astype(dtype) for n in lengths]
+        units = [rng.integers(0, num_units, n) for n in lengths]
+        return times, units, np.arange(num_samples) % num_classes
+
+    return make
+
+
+def _write_vlen(file, name, arrays, dtype):
+    data = file.create_dataset(name, (len(arrays),), h5py.vlen_dtype(dtype))
+    for index, array in enumerate(arrays):
+        data[index] = np.asarray(array, dtype)
+
+
+@pytest.fixture
+def shd(recordings):
+    """Writers of files in SHD layout."""
+
+    def write(path, times, units, labels, speakers, keys=("one", "two", "three"), without=()):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with h5py.File(path, "w") as file:
+            _write_vlen(file, "spikes/times", times, np.float16)
+            _write_vlen(file, "spikes/units", units, np.uint16)
+            file["labels"] = np.asarray(labels, np.uint16)
+            file["extra/speaker"] = np.asarray(speakers, np.uint16)
+            file["extra/keys"] = np.asarray(keys, "S")
+            for name in without:
+                del file[name]
+
+    def write_pair(root, train_speakers=(1, 3, 5, 6)):
+        samples = 3 * len(train_speakers)
+        train = recordings(samples, num_units=700, dtype=np.float16)
+        write(root / "SHD" / "shd_train.h5", *train, speakers=np.repeat(train_speakers, 3))
+        test = recordings(6, num_units=700, dtype=np.float16, seed=1)
+        write(root / "SHD" / "shd_test.h5", *test, speakers=[7] * 6)
+        return root
+
+    return SimpleNamespace(write=write, write_pair=write_pair)
+
+
+@pytest.fixture
+def idx():
+    """Writers of MNIST's idx files."""
+
+    def write(path, array, zipped=False):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        array = np.asarray(array, np.uint8)
+        content = struct.pack(f">BBBB{array.ndim}I", 0, 0, 8, array.ndim, *array.shape) + array.tobytes()
+        if zipped:
+            path.with_name(f"{path.name}.gz").write_bytes(gzip.compress(content))
+        else:
+            path.write_bytes(content)
+
+    def write_all(root, name="MNIST", train=20, test=10, zipped=False):
+        rng = np.random.default_rng(0)
+        for part, size in (("train", train), ("t10k", test)):
+            images = rng.integers(0, 256, (size, 28, 28)) * (rng.random((size, 28, 28)) < 0.3)
+            write(root / name / "raw" / f"{part}-images-idx3-ubyte", images, zipped)
+            write(root / name / "raw" / f"{part}-labels-idx1-ubyte", np.arange(size) % 10, zipped)
+        return root
+
+    return SimpleNamespace(write=write, write_all=write_all)

@@ -1,0 +1,163 @@
+import sys
+from types import ModuleType
+
+import numpy as np
+import pytest
+
+from ss_lightning.data.images import FashionMNISTData, MNISTData, pixel_steps
+from ss_lightning.errors import DataError, UsageError
+
+IMAGES = "train-images-idx3-ubyte"
+
+
+def images(root, part="train", name="MNIST"):
+    return np.fromfile(root / name / "raw" / f"{part}-images-idx3-ubyte", np.uint8)[16:].reshape(-1, 784)
+
+
+@pytest.mark.parametrize("num_steps", [1, 2, 8, 100, 256, 257, 1000])
+def test_the_code_is_exact(num_steps):
+    values = np.arange(256, dtype=np.uint8)
+    expected = [(255 - v) * (num_steps - 1) // 255 for v in range(256)]
+    assert pixel_steps(values, num_steps).tolist() == expected
+
+
+def test_white_is_first_and_black_last():
+    assert pixel_steps(np.array([255, 254, 1, 0], np.uint8), 100).tolist() == [0, 0, 98, 99]
+
+
+@pytest.mark.parametrize("zipped", [False, True])
+@pytest.mark.parametrize("kind", [MNISTData, FashionMNISTData])
+def test_every_pixel_fires_once(idx, tmp_path, kind, zipped):
+    idx.write_all(tmp_path, kind.dataset_name, zipped=zipped)
+    data = kind(root=str(tmp_path), num_steps=12, batch_size=10)
+    assert (data.num_classes, data.input_shape, data.num_inputs) == (10, (1, 28, 28), 784)
+    assert len(set(data.class_names)) == 10
+    events, labels = next(iter(data.test_dataloader()))
+    assert labels.tolist() == list(range(10))
+    dense = events.to_dense().numpy()
+    assert (dense.sum(0) == 1).all()
+    if not zipped:
+        pixels = images(tmp_path, "t10k", kind.dataset_name).astype(int)
+        np.testing.assert_array_equal(dense.argmax(0), (255 - pixels) * 11 // 255)
+
+
+def test_a_silent_background_never_fires(idx, tmp_path):
+    idx.write_all(tmp_path)
+    pixels = images(tmp_path, "t10k").astype(int)
+    data = MNISTData(root=str(tmp_path), num_steps=12, background="silent", batch_size=10)
+    events, _ = next(iter(data.test_dataloader()))
+    dense = events.to_dense().numpy()
+    np.testing.assert_array_equal(dense.sum(0), pixels > 0)
+    np.testing.assert_array_equal(dense.argmax(0)[pixels > 0], ((255 - pixels) * 11 // 255)[pixels > 0])
+
+
+def test_the_validation_images_are_held_out_by_seed(idx, tmp_path):
+    idx.write_all(tmp_path)
+
+    def split(**kwargs):
+        splits = MNISTData(root=str(tmp_path), val_fraction=0.25, **kwargs).splits
+        return splits.train.samples.tolist(), splits.val.samples.tolist()
+
+    train, val = split()
+    assert sorted(train + val) == list(range(20))
+    assert len(val) == 5
+    assert split() == (train, val)
+    assert split(seed=1) != (train, val)
+
+
+def test_no_validation_images(idx, tmp_path):
+    data = MNISTData(root=str(idx.write_all(tmp_path)), val_fraction=0)
+    assert data.val_dataloader() == []
+    assert len(data.splits.train) == 20
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def other_magic(path):
+    path.write_bytes(b"\x00\x00\x0d\x03" + path.read_bytes()[4:])
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (cut, ["15695 bytes", "expected 15696", "(20, 28, 28)"]),
+        (other_magic, ["00000d03", "00000803"]),
+        (lambda path: path.write_bytes(b""), ["begins with", "00000803"]),
+        (lambda path: path.write_bytes(path.read_bytes()[:9]), ["begins with"]),
+    ],
+)
+def test_damaged_files_are_named(idx, tmp_path, damage, words):
+    path = idx.write_all(tmp_path) / "MNIST" / "raw" / IMAGES
+    damage(path)
+    with pytest.raises(DataError) as caught:
+        MNISTData(root=str(tmp_path)).setup("fit")
+    for word in [str(path), *words, "download: true"]:
+        assert word in str(caught.value)
+
+
+def test_a_damaged_zip_is_named(idx, tmp_path):
+    path = idx.write_all(tmp_path, zipped=True) / "MNIST" / "raw" / f"{IMAGES}.gz"
+    path.write_bytes(path.read_bytes()[:-30])
+    with pytest.raises(DataError, match=f"{IMAGES}: cannot be read"):
+        MNISTData(root=str(tmp_path)).setup("fit")
+
+
+def test_images_and_labels_that_do_not_fit_are_named(idx, tmp_path):
+    raw = idx.write_all(tmp_path) / "MNIST" / "raw"
+    idx.write(raw / "train-labels-idx1-ubyte", np.zeros(19))
+    with pytest.raises(DataError, match=r"\(20, 28, 28\) for 19 labels"):
+        MNISTData(root=str(tmp_path)).setup("fit")
+    idx.write(raw / "train-labels-idx1-ubyte", [0] * 19 + [10])
+    with pytest.raises(DataError, match="label 10 of image 19; expected 0 to 9"):
+        MNISTData(root=str(tmp_path)).setup("fit")
+
+
+def stub_torchvision(monkeypatch, download):
+    module, datasets = ModuleType("torchvision"), ModuleType("torchvision.datasets")
+    module.datasets, datasets.MNIST = datasets, download
+    monkeypatch.setitem(sys.modules, "torchvision", module)
+    monkeypatch.setitem(sys.modules, "torchvision.datasets", datasets)
+
+
+def test_missing_files_are_downloaded(idx, tmp_path, monkeypatch):
+    asked = []
+
+    def download(root, download):
+        asked.append((root, download))
+        idx.write_all(tmp_path)
+
+    stub_torchvision(monkeypatch, download)
+    assert len(MNISTData(root=str(tmp_path)).splits.test) == 10
+    assert len(MNISTData(root=str(tmp_path)).splits.test) == 10
+    assert asked == [(str(tmp_path), True)]
+
+
+def test_without_files_and_network_the_message_says_what_to_do(idx, tmp_path, monkeypatch):
+    def download(root, download):
+        raise OSError("no route to host")
+
+    stub_torchvision(monkeypatch, download)
+    (idx.write_all(tmp_path) / "MNIST" / "raw" / IMAGES).unlink()
+    raw = str(tmp_path / "MNIST" / "raw")
+    with pytest.raises(DataError) as caught:
+        MNISTData(root=str(tmp_path)).setup("fit")
+    for word in [raw, f"{IMAGES} missing", "no route to host", "set root"]:
+        assert word in str(caught.value)
+    with pytest.raises(DataError, match="download is off"):
+        MNISTData(root=str(tmp_path), download=False).setup("fit")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"val_fraction": 1.0}, "val_fraction is 1.0; expected"),
+        ({"val_fraction": -0.1}, "val_fraction is -0.1; expected"),
+        ({"background": "white"}, "background is 'white'; expected 'last_step' or 'silent'"),
+        ({"seed": -1}, "seed is -1"),
+    ],
+)
+def test_arguments_are_checked(arguments, words):
+    with pytest.raises(UsageError, match=words):
+        MNISTData(**arguments)

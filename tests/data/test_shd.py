@@ -1,0 +1,261 @@
+import shutil
+import sys
+from types import ModuleType
+
+import h5py
+import numpy as np
+import pytest
+
+from ss_lightning.data import shd as shd_module
+from ss_lightning.data.shd import SHDData, held_out_speakers
+from ss_lightning.errors import DataError, UsageError
+
+KEYS = ("one", "two", "three")
+
+
+def data(root, **kwargs):
+    return SHDData(**{"root": str(root), "num_steps": 30, "step_ms": 2.0, "download": False, **kwargs})
+
+
+@pytest.fixture
+def damaged(shd, recordings, tmp_path):
+    """Write a pair whose training file has one thing changed; returns the root and the path of that file."""
+
+    def write(without=(), **changes):
+        shd.write_pair(tmp_path)
+        times, units, labels = recordings(12, num_units=700)
+        content = {"times": times, "units": units, "labels": labels, "speakers": np.arange(12) % 4}
+        for name, (sample, value) in changes.items():
+            content[name] = list(content[name])
+            content[name][sample] = value
+        path = tmp_path / "SHD" / "shd_train.h5"
+        shd.write(path, **content, without=without)
+        return path
+
+    return write
+
+
+def test_the_files_become_batches(shd, tmp_path):
+    root = shd.write_pair(tmp_path)
+    module = data(root, batch_size=6, binning="count")
+    assert (module.num_classes, module.class_names) == (3, KEYS)
+    assert (module.input_shape, module.num_inputs) == ((700,), 700)
+    events, labels = next(iter(module.test_dataloader()))
+    with h5py.File(root / "SHD" / "shd_test.h5") as file:
+        assert labels.tolist() == file["labels"][:].tolist()
+        dense = events.to_dense().numpy()
+        for sample in range(6):
+            times, units = file["spikes/times"][sample], file["spikes/units"][sample]
+            assert times.dtype == np.float16
+            steps = (times.astype(np.float64) * 1000 / 2.0).astype(int)
+            expected, *_ = np.histogram2d(steps, units, bins=(range(31), range(701)))
+            np.testing.assert_array_equal(dense[:, sample], expected)
+
+
+@pytest.mark.parametrize(
+    ("known", "asked", "expected"),
+    [
+        ([1, 3, 5], None, [5]),
+        (range(6), None, [5]),
+        (range(7), None, [5, 6]),
+        (range(10), None, [8, 9]),
+        ([4, 4, 2, 2], None, [4]),
+        ([1, 3, 5], [1], [1]),
+        ([1, 3, 5], [3, 1, 3], [1, 3]),
+        ([1, 3, 5], [], []),
+        ([1], [], []),
+    ],
+)
+def test_held_out_speakers(known, asked, expected):
+    assert held_out_speakers(np.asarray(known), asked) == expected
+
+
+@pytest.mark.parametrize(
+    ("known", "asked", "words"),
+    [
+        ([1, 3, 5], [3, 9], r"\[9\] not among the training speakers; expected some of \[1, 3, 5\]"),
+        ([1, 3], [1, 3], r"\[1, 3\] leaves no speaker to train on"),
+        ([1], None, r"leaves no speaker to train on.*val_speakers: \[\]"),
+    ],
+)
+def test_speakers_that_cannot_be_held_out(known, asked, words):
+    with pytest.raises(UsageError, match=words):
+        held_out_speakers(np.asarray(known), asked)
+
+
+@pytest.mark.parametrize(("asked", "held_out"), [(None, {6}), ([1, 5], {1, 5}), ([], set())])
+def test_validation_holds_out_speakers(shd, tmp_path, asked, held_out):
+    module = data(shd.write_pair(tmp_path, (1, 3, 5, 6)), val_speakers=asked)
+    splits = module.splits
+    speakers = splits.train.store.groups
+    assert set(speakers[splits.train.samples]) == {1, 3, 5, 6} - held_out
+    if held_out:
+        assert set(speakers[splits.val.samples]) == held_out
+        assert len(splits.train) + len(splits.val) == 12
+    else:
+        assert splits.val is None
+        assert module.val_dataloader() == []
+    assert len(splits.test) == 6
+
+
+def test_classes_come_from_both_files_and_the_keys(shd, recordings, tmp_path):
+    shd.write_pair(tmp_path)
+    times, units, _ = recordings(4, num_units=700)
+    test = tmp_path / "SHD" / "shd_test.h5"
+    shd.write(test, times, units, [0, 1, 2, 4], speakers=[7] * 4)
+    module = data(tmp_path)
+    assert (module.num_classes, module.class_names) == (5, (*KEYS, "3", "4"))
+    shd.write(test, times, units, [0, 0, 0, 0], speakers=[7] * 4, keys=("eins", "zwei", "drei", "vier"))
+    assert data(tmp_path).class_names == ("eins", "zwei", "drei", "vier")
+
+
+def test_a_file_without_class_names_numbers_them(damaged, tmp_path):
+    damaged(without=["extra/keys"])
+    module = data(tmp_path)
+    assert module.num_classes == 3
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"times": (3, [0.1]), "units": (3, [700])}, ["sample 3", "unit 700", "0 to 699", "num_units=700"]),
+        ({"times": (2, [-0.5]), "units": (2, [1])}, ["sample 2", "-0.5"]),
+        ({"times": (2, [np.nan]), "units": (2, [1])}, ["sample 2", "nan"]),
+        ({"times": (2, [np.inf]), "units": (2, [1])}, ["sample 2", "inf"]),
+        ({"times": (5, []), "units": (5, [])}, ["sample 5", "no events"]),
+        ({"times": (5, [0.1, 0.2]), "units": (5, [1])}, ["sample 5", "2 times but 1 units"]),
+        ({"without": ["spikes/times"]}, ["'spikes/times'", "zenkelab.org"]),
+        ({"without": ["spikes/units"]}, ["'spikes/units'"]),
+        ({"without": ["labels"]}, ["'labels'"]),
+        ({"without": ["extra/speaker"]}, ["'extra/speaker'"]),
+        ({"without": ["extra"]}, ["'extra/speaker'"]),
+    ],
+)
+def test_bad_content_is_named(damaged, tmp_path, changes, words):
+    path = damaged(**changes)
+    with pytest.raises(DataError) as caught:
+        data(tmp_path).setup("fit")
+    for word in [str(path), *words]:
+        assert word in str(caught.value)
+
+
+def test_lengths_that_differ_are_named(damaged, tmp_path):
+    path = damaged()
+    with h5py.File(path, "a") as file:
+        del file["labels"]
+        file["labels"] = np.zeros(11, np.uint16)
+    with pytest.raises(DataError, match=r"shd_train\.h5: 12 times, 12 units, 11 labels, 12 groups"):
+        data(tmp_path).setup("fit")
+
+
+@pytest.mark.parametrize("size", [0, 100, -1, -600])
+def test_a_file_cut_short_is_named(shd, tmp_path, size):
+    path = shd.write_pair(tmp_path) / "SHD" / "shd_test.h5"
+    content = path.read_bytes()
+    path.write_bytes(content[:size])
+    with pytest.raises(DataError) as caught:
+        data(tmp_path).setup("fit")
+    for word in [str(path), "cut short", "https://zenkelab.org/datasets/shd_test.h5.zip"]:
+        assert word in str(caught.value)
+
+
+def test_a_group_in_the_place_of_a_data_set_is_named(damaged, tmp_path):
+    path = damaged(without=["spikes/times"])
+    with h5py.File(path, "a") as file:
+        file.create_group("spikes/times")
+    with pytest.raises(DataError, match=r"shd_train\.h5: cannot be read"):
+        data(tmp_path).setup("fit")
+
+
+def test_num_units_widens_the_input(damaged, tmp_path):
+    damaged(units=(3, [700]), times=(3, [0.1]))
+    assert data(tmp_path, num_units=701).input_shape == (701,)
+
+
+def test_the_files_are_read_once(shd, tmp_path, monkeypatch):
+    read, paths = shd_module.read_shd_file, []
+
+    def counted(path, num_units):
+        paths.append(path.name)
+        return read(path, num_units)
+
+    monkeypatch.setattr(shd_module, "read_shd_file", counted)
+    shd.write_pair(tmp_path)
+    first = data(tmp_path)
+    assert paths == []  # nothing is read when the module is built
+    first.setup("fit")
+    first.setup("test")
+    second = data(tmp_path)
+    second.prepare_data()
+    assert paths == ["shd_train.h5", "shd_test.h5"]
+    np.testing.assert_array_equal(first.splits.train.store.times, second.splits.train.store.times)
+
+
+def test_an_unwritable_cache_warns_once(shd, tmp_path, monkeypatch):
+    shd.write_pair(tmp_path)
+    (tmp_path / "file").write_text("")
+    with pytest.warns(UserWarning, match="Cannot keep prepared data") as caught:
+        splits = data(tmp_path, cache_dir=str(tmp_path / "file" / "cache")).splits
+    assert len(caught) == 1
+    assert len(splits.test) == 6
+
+
+# Missing files ------------------------------------------------------------------------------------------
+
+
+def stub_tonic(monkeypatch, download):
+    module, datasets = ModuleType("tonic"), ModuleType("tonic.datasets")
+    module.datasets, datasets.SHD = datasets, download
+    monkeypatch.setitem(sys.modules, "tonic", module)
+    monkeypatch.setitem(sys.modules, "tonic.datasets", datasets)
+
+
+def test_missing_files_are_downloaded_through_tonic(shd, tmp_path, monkeypatch):
+    asked = []
+
+    def download(save_to, train):
+        asked.append(train)
+        name = "shd_train.h5" if train else "shd_test.h5"
+        (tmp_path / "root" / "SHD").mkdir(parents=True, exist_ok=True)
+        shutil.copy(tmp_path / "source" / "SHD" / name, tmp_path / "root" / "SHD" / name)
+
+    shd.write_pair(tmp_path / "source")
+    stub_tonic(monkeypatch, download)
+    for _ in range(2):
+        assert len(data(tmp_path / "root", download=True).splits.test) == 6
+    assert asked == [True, False]
+
+
+def test_tonic_is_not_asked_for_files_that_are_there(shd, tmp_path, monkeypatch):
+    def download(save_to, train):
+        raise AssertionError("tonic wants the .zip, which is not there")
+
+    stub_tonic(monkeypatch, download)
+    assert len(data(shd.write_pair(tmp_path), download=True).splits.test) == 6
+
+
+@pytest.mark.parametrize(
+    ("download", "reason"),
+    [
+        (lambda save_to, train: (_ for _ in ()).throw(OSError("no route to host")), "no route to host"),
+        (lambda save_to, train: None, "the download did not bring it"),
+    ],
+)
+def test_a_download_that_fails_says_what_to_do(shd, tmp_path, monkeypatch, download, reason):
+    stub_tonic(monkeypatch, download)
+    path = shd.write_pair(tmp_path) / "SHD" / "shd_test.h5"
+    path.unlink()
+    with pytest.raises(DataError) as caught:
+        data(tmp_path, download=True).setup("fit")
+    for word in [str(path), reason, "https://zenkelab.org/datasets/shd_test.h5.zip", "set root"]:
+        assert word in str(caught.value)
+
+
+def test_the_download_can_be_turned_off(tmp_path):
+    with pytest.raises(DataError, match=r"shd_train\.h5: missing \(download is off\)"):
+        data(tmp_path).setup("fit")
+
+
+def test_num_units_is_checked():
+    with pytest.raises(UsageError, match="num_units is 0"):
+        SHDData(num_units=0)

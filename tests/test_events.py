@@ -1,0 +1,39 @@
+import pickle
+
+import torch
+
+from ss_lightning import EventBatch
+
+
+def batch():
+    torch.manual_seed(0)
+    counts = torch.randint(0, 3, (5, 3, 4)) * (torch.rand(5, 3, 4) < 0.5)
+    return counts, EventBatch.from_dense(counts)
+
+
+def test_round_trip_through_events_keeps_counts():
+    counts, events = batch()
+    assert events.shape == (5, 3, 4)
+    assert torch.equal(events.to_dense(torch.int64), counts)
+
+
+def test_layout():
+    counts, events = batch()
+    assert events.batch_size == 3
+    assert events.num_events == counts.sum()
+    assert torch.equal(events.events_per_sample(), counts.sum((0, 2)))
+    in_step = events.units[events.offsets[1 * 5 + 2] : events.offsets[1 * 5 + 3]]  # sample 1, step 2
+    expected = counts[2, 1].nonzero().flatten().repeat_interleave(counts[2, 1][counts[2, 1] > 0])
+    assert torch.equal(in_step.long(), expected)
+
+
+def test_no_events():
+    events = EventBatch.from_dense(torch.zeros(4, 2, 3))
+    assert events.num_events == 0
+    assert events.to_dense().sum() == 0
+
+
+def test_moves_and_pickles():
+    counts, events = batch()
+    moved = pickle.loads(pickle.dumps(events.to("cpu", non_blocking=True)))
+    assert torch.equal(moved.to_dense(torch.int64), counts)

@@ -1,0 +1,59 @@
+import pytest
+import torch
+
+from ss_lightning import MLP, EventBatch
+from ss_lightning.losses import classification_loss, decode, first_spike_scores
+
+
+def test_sum_and_max_over_time():
+    readout = torch.tensor([[[1.0, 5.0]], [[3.0, -1.0]]])
+    assert decode(readout, "sum").tolist() == [[4, 4]]
+    assert decode(readout, "max").tolist() == [[3, 5]]
+
+
+def test_an_earlier_spike_is_a_higher_score():
+    spikes = torch.zeros(10, 1, 4)
+    spikes[0, 0, 0] = spikes[5, 0, 1] = spikes[9, 0, 2] = 1
+    scores = decode(spikes, "first_spike")
+    torch.testing.assert_close(scores, torch.tensor([[0.0, -10.0, -18.0, -20.0]]))
+
+
+def test_first_spike_gradient_wants_the_true_class_earlier():
+    spikes = torch.zeros(10, 1, 2, requires_grad=True)
+    classification_loss(first_spike_scores(spikes), torch.tensor([0])).backward()
+    true, other = spikes.grad[:, 0].unbind(1)
+    assert (true < 0).all()
+    assert (true.diff() > 0).all(), "an earlier spike helps more"
+    assert (other > 0).all()
+
+
+def test_label_smoothing_and_half_precision():
+    scores, labels = torch.tensor([[8.0, 0.0]]), torch.tensor([0])
+    sharp, smooth = classification_loss(scores, labels), classification_loss(scores, labels, 0.1)
+    assert smooth > sharp
+    assert classification_loss(scores.bfloat16(), labels).dtype == torch.float32
+
+
+@pytest.mark.parametrize("decoder", ["sum", "max", "first_spike"])
+def test_every_decoder_learns(decoder):
+    """Two classes that differ in which unit fires first."""
+    torch.manual_seed(0)
+    spikes = torch.zeros(20, 2, 2)
+    spikes[2, 0, 0] = spikes[12, 0, 1] = spikes[2, 1, 1] = spikes[12, 1, 0] = 1
+    events, labels = EventBatch.from_dense(spikes), torch.tensor([0, 1])
+    net = MLP(
+        input_shape=(2,),
+        num_classes=2,
+        step_ms=1,
+        hidden=[20],
+        decoder=decoder,
+        estimator="survival",
+        input_gain=3,
+    )
+    optimizer = torch.optim.Adam(net.parameters(), lr=0.02)
+    for _ in range(60):
+        optimizer.zero_grad()
+        scores = decode(net(events).readout, decoder)
+        classification_loss(scores, labels).backward()
+        optimizer.step()
+    assert decode(net(events).readout, decoder).argmax(1).tolist() == [0, 1]

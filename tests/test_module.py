@@ -1,0 +1,93 @@
+import lightning as L
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+from ss_lightning import MLP, ConvClassifier, EventBatch, MLPClassifier, SpikingClassifier
+
+
+def batches(count=4, size=8):
+    """Two classes told apart by which unit fires early."""
+    torch.manual_seed(0)
+    made = []
+    for _ in range(count):
+        labels = torch.randint(0, 2, (size,))
+        spikes = torch.zeros(12, size, 2)
+        spikes[2, torch.arange(size), labels] = 1
+        spikes[8, torch.arange(size), 1 - labels] = 1
+        made.append((EventBatch.from_dense(spikes), labels))
+    return DataLoader(made, batch_size=None)
+
+
+def trainer(tmp_path, **options):
+    return L.Trainer(
+        default_root_dir=tmp_path, logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        enable_model_summary=False, accelerator="cpu", **options,
+    )  # fmt: skip
+
+
+ARGS = {"input_shape": (2,), "num_classes": 2, "step_ms": 1.0, "hidden": [16], "input_gain": 3.0}
+
+
+def test_plain_trainer_learns_and_logs_every_metric(tmp_path):
+    model = MLPClassifier(**ARGS, estimator="survival")
+    run = trainer(tmp_path, max_epochs=25)
+    run.fit(model, batches(), batches(1))
+    logged = run.callback_metrics
+    assert {"train/loss", "train/accuracy", "val/loss", "val/accuracy", "val/spikes_per_sample"} <= set(logged)
+    assert {"val/dead_fraction/layer0", "val/first_spike_time", "val/synops_per_sample"} <= set(logged)
+    assert logged["val/accuracy"] == 1
+    (test,) = run.test(model, batches(1), verbose=False)
+    assert test["test/accuracy"] == 1
+    assert test["test/input_spikes_per_sample"] == 2
+    assert test["test/spikes_per_sample"] <= 16
+
+
+def test_loss_is_the_mean_over_samples_not_over_batches(tmp_path):
+    model = MLPClassifier(**ARGS)
+    parts = list(batches(2))
+    sizes = (8, 3)
+    small = EventBatch.from_dense(parts[1][0].to_dense()[:, :3])
+    loader = DataLoader([parts[0], (small, parts[1][1][:3])], batch_size=None)
+    (test,) = trainer(tmp_path).test(model, loader, verbose=False)
+    losses = [model.scores(model(spikes)).log_softmax(1).gather(1, y[:, None]).neg().mean() for spikes, y in loader]
+    expected = sum(loss * n for loss, n in zip(losses, sizes, strict=True)) / 11
+    assert test["test/loss"] == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_predictions(tmp_path):
+    out = trainer(tmp_path).predict(MLPClassifier(**ARGS), batches(2))
+    assert [batch["prediction"].shape for batch in out] == [(8,), (8,)]
+    assert ((out[0]["probability"] >= 0.5) & (out[0]["probability"] <= 1)).all()
+
+
+@pytest.mark.parametrize("kind", [MLPClassifier, ConvClassifier])
+def test_hyper_parameters_are_plain_and_rebuild_the_model(tmp_path, kind):
+    args = dict(ARGS, input_shape=(1, 14, 14), hidden=[4], label_smoothing=0.1)
+    args.pop("input_gain")
+    if kind is ConvClassifier:
+        args.update(channels=[2], kernel_size=3)
+    model = kind(**args)
+    assert dict(model.hparams) == args
+    path = tmp_path / "model.ckpt"
+    run = trainer(tmp_path, max_epochs=0)
+    run.strategy.connect(model)
+    run.save_checkpoint(path)
+    again = kind.load_from_checkpoint(path, weights_only=True)
+    for a, b in zip(model.state_dict().values(), again.state_dict().values(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_any_network_can_be_trained(tmp_path):
+    class Doubled(MLP):
+        def forward(self, spikes):
+            out = super().forward(spikes)
+            return out._replace(readout=out.readout * 2)
+
+    model = SpikingClassifier(Doubled(**ARGS))
+    trainer(tmp_path, fast_dev_run=True).fit(model, batches(), batches(1))
+
+
+def test_label_smoothing_out_of_range():
+    with pytest.raises(ValueError, match=r"label_smoothing must lie in \[0, 1\]"):
+        MLPClassifier(**ARGS, label_smoothing=1.5)
