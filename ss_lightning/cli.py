@@ -13,11 +13,12 @@ from typing import Any
 
 import torch
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger
 
 from ss_lightning.callbacks import PredictionWriter
+from ss_lightning.data import EventDataModule
 from ss_lightning.errors import DataError, UsageError
 from ss_lightning.runs import (
     DEFAULT_ROOT,
@@ -56,7 +57,7 @@ class SpikingCLI(LightningCLI):
     # Parsing ---------------------------------------------------------------------------------------------------------
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Link what the data knows into the model, and keep the best and the last weights."""
+        """Link what the data knows into the model, and keep the best weights."""
         for name in _LINKS:
             parser.link_arguments(f"data.{name}", f"model.init_args.{name}", apply_on="instantiate")
         parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
@@ -65,7 +66,6 @@ class SpikingCLI(LightningCLI):
                 "checkpoint.filename": "best",
                 "checkpoint.monitor": "val/accuracy",
                 "checkpoint.mode": "max",
-                "checkpoint.save_last": True,
                 "checkpoint.auto_insert_metric_name": False,
                 "checkpoint.enable_version_counter": False,
             }
@@ -128,10 +128,18 @@ class SpikingCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """The trainer: it logs to the run folder as CSV unless the config names loggers, and ``fit`` keeps weights."""
         config = {**self._get(self.config_init, "trainer"), **kwargs}
-        if self.run_folder is not None and config["logger"] in (None, True):
-            config["logger"] = CSVLogger(self.root, self.run_name, version=self.run_folder.name)
+        if config["logger"] in (None, True):
+            folder = self.run_folder
+            config["logger"] = folder and CSVLogger(self.root, self.run_name, version=folder.name)
         keeps = self.subcommand == "fit" and self.run_folder is not None
-        return self._instantiate_trainer(config, [self._get(self.config_init, "checkpoint")] if keeps else [])
+        return self._instantiate_trainer(config, self._checkpoints() if keeps else [])
+
+    def _checkpoints(self) -> list[Callback]:
+        """Keep the best weights and, on their own, the last (Lightning renews ``save_last`` with the best only)."""
+        best: ModelCheckpoint = self._get(self.config_init, "checkpoint")
+        if isinstance(self.datamodule, EventDataModule) and self.datamodule.splits.val is None:
+            best.monitor = None  # nothing to choose by: the last epoch is the best there is
+        return [best, ModelCheckpoint(filename="last", enable_version_counter=False)]
 
     def after_instantiate_classes(self) -> None:
         """Refuse a checkpoint of another architecture; give ``predict`` a file to write."""
@@ -239,6 +247,9 @@ def _quiet() -> None:
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     # The module's own optimizer serves plain Python; the command line replaces it on purpose.
     warnings.filterwarnings("ignore", message=".*configure_optimizers` will be overridden.*")
+    # A resumed run keeps its checkpoints in its own folder, and evaluation keeps none.
+    warnings.filterwarnings("ignore", message=".*The dirpath has changed from.*")
+    warnings.filterwarnings("ignore", message=".*callbacks used to create the checkpoint need to be provided.*")
     # Lightning 2.6 on torch 2.14 warns about its own code.
     warnings.filterwarnings("ignore", message=".*treespec, LeafSpec.*")
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(

@@ -187,9 +187,7 @@ class EventDataModule(lightning.LightningDataModule):
             return self._loader(dataset)
         replicas = self.trainer.world_size
         sampler = EvaluationSampler(dataset, replicas, self.trainer.global_rank)
-        return self._loader(
-            dataset, sampler, batch_size=even_batch_size(len(dataset), replicas, self.batch_size)
-        )
+        return self._loader(dataset, sampler, batch_size=even_batch_size(len(dataset), replicas, self.batch_size))
 
     def _warn_about_late_events(self, store: EventStore) -> None:
         share = store.share_after(self.num_steps, self.step_ms)

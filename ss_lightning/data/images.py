@@ -54,15 +54,11 @@ def read_idx(path: Path, num_axes: int) -> np.ndarray:
     header = 4 * (1 + num_axes)
     magic = bytes([0, 0, 8, num_axes])
     if content[:4] != magic or len(content) < header:
-        raise DataError(
-            f"{path}: begins with {content[:4].hex()}; expected the idx magic number {magic.hex()}. {how}"
-        )
+        raise DataError(f"{path}: begins with {content[:4].hex()}; expected the idx magic number {magic.hex()}. {how}")
     shape = tuple(int(n) for n in np.frombuffer(content, ">u4", num_axes, offset=4))
     expected = header + math.prod(shape)
     if len(content) != expected:
-        raise DataError(
-            f"{path}: {len(content)} bytes; expected {expected} for an array of shape {shape}. {how}"
-        )
+        raise DataError(f"{path}: {len(content)} bytes; expected {expected} for an array of shape {shape}. {how}")
     return np.frombuffer(content, np.uint8, offset=header).reshape(shape)
 
 
@@ -142,14 +138,8 @@ class LatencyImages(EventDataModule):
         )
 
     def _fetch(self, raw: Path) -> None:
-        names = [
-            f"{part}-{kind}"
-            for part in ("train", "t10k")
-            for kind in ("images-idx3-ubyte", "labels-idx1-ubyte")
-        ]
-        missing = [
-            name for name in names if not (raw / name).is_file() and not (raw / f"{name}.gz").is_file()
-        ]
+        names = [f"{part}-{kind}" for part in ("train", "t10k") for kind in ("images-idx3-ubyte", "labels-idx1-ubyte")]
+        missing = [name for name in names if not (raw / name).is_file() and not (raw / f"{name}.gz").is_file()]
         if not missing:
             return
         reason = "download is off"

@@ -86,9 +86,7 @@ def held_out_speakers(known: np.ndarray, val_speakers: list[int] | None) -> list
         chosen = sorted(set(val_speakers))
         unknown = [speaker for speaker in chosen if speaker not in ids]
         if unknown:
-            raise UsageError(
-                f"val_speakers: {unknown} not among the training speakers; expected some of {ids}."
-            )
+            raise UsageError(f"val_speakers: {unknown} not among the training speakers; expected some of {ids}.")
     if len(chosen) == len(ids):
         raise UsageError(
             f"val_speakers: holding out {chosen} leaves no speaker to train on; the training speakers are "

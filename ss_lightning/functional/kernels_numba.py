@@ -1,17 +1,21 @@
-"""CPU kernels of single-spike networks: their cost follows the events, and the membrane never leaves the cache.
+"""CPU kernels of single-spike networks: their cost follows the events, and the membrane stays in the cache.
 
-:func:`network_forward` and :func:`network_backward` are the whole unit that
-:func:`ss_lightning.functional.network.event_network` wraps for autograd. Both cut the batch into one slice of samples
-for each thread; the kernels release the GIL, so plain Python threads run them side by side.
+:func:`network_forward` and :func:`network_backward` are the two passes that
+:func:`ss_lightning.functional.network.event_network` wraps for autograd. Both cut the batch into one slice of
+samples for each thread; the kernels release the GIL, so plain Python threads run them side by side.
 
-Forward, for one sample and one block of neurons: add the weight rows of this step's events, decay, compare, note the
-first crossing. Only first spike times are kept. Backward: recompute the membrane of one sample and block into
-scratch ``[T, block]``, then walk back in time: ``dL/dS[t]`` is the current gradient of the layers above times their
-weights, computed four steps at once; estimator, surrogate and reverse leaky scan turn it into ``dL/dI[t]``, which
-overwrites ``V[t]`` in the scratch and is summed into the weight row of every input unit.
+Forward, for one sample and one block of neurons: add the weight rows of this step's events, decay, compare, note
+the first crossing. Only first spike times are kept. Backward: recompute the membrane of one sample and block into
+scratch, then walk back in time, four steps at once. ``dL/dS`` is ``dL/dI`` of the layers above times their weights;
+estimator, surrogate and reverse leaky scan turn it into this layer's ``dL/dI``, which overwrites the membrane in the
+scratch; at last its rows are summed into the weight row of every input unit.
 
-Layout: weights are cut into blocks of neurons ``[blocks, N_in, width]``, so that the rows of a block lie close
-together and a block stays in L2. Blocks are padded with neurons of weight 0 and threshold infinity.
+Layout: weights are cut into blocks of neurons ``[blocks, N_in, width]``, so that what a block needs lies together.
+Blocks are padded with neurons of weight 0 and threshold infinity.
+
+The loops over neurons are written so that LLVM turns them into vector code: whole rows, no slices of arrays inside
+the time loop (numba's slice assignment costs more than the arithmetic), no array that is read and written under two
+names (the loop would fall back to scalar code at run time).
 """
 
 from __future__ import annotations
@@ -35,18 +39,43 @@ SURROGATES = {"fast_sigmoid": 0, "atan": 1, "triangle": 2}
 ESTIMATORS = {"ramp": 0, "survival": 1, "flat": 2}
 _RAMP, _SURVIVAL = ESTIMATORS["ramp"], ESTIMATORS["survival"]
 
-# Neurons of one block at most, and the distance between the rows of per-neuron state. The distance is a constant so
-# that the compiler knows that the rows never overlap, and no power of two so that they do not share cache sets.
-_MAX_WIDTH = 512
-_ROW = _MAX_WIDTH + 16
 _LANES = 16
+_MAX_WIDTH = 512
+# Distance between the rows of scratch memory, for blocks of every width: a constant tells the compiler that rows
+# never overlap. No power of two, so that rows do not fall into the same cache sets.
+_ROW = _MAX_WIDTH + _LANES
+# Rows of the state that the backward pass keeps of every neuron of a block: dL/dS of four steps, then
+_CARRY = 4 * _ROW  # dL/dI of the step after
+_SUM = 5 * _ROW  # ramp, flat: sum of dL/dS so far; survival: dL/dS at the first crossing
+_SUM_OF_SUMS = 6 * _ROW  # ramp: sum of those sums; survival: dL/dS at the second crossing
+_BETA = 7 * _ROW
+_THRESHOLD = 8 * _ROW
+_GRAD_BIAS = 9 * _ROW
+_GRAD_BETA = 10 * _ROW
+_GRAD_THRESHOLD = 11 * _ROW
+_STATE_SIZE = 12 * _ROW
 
 _jit: Callable[..., Any] = njit(nogil=True, cache=True, error_model="numpy")
-# Only sums of products may be fused: nothing that the membrane goes through.
+# Products and sums may be fused into one rounding here: only in gradients, never where a membrane comes from.
 _jit_fused: Callable[..., Any] = njit(nogil=True, cache=True, error_model="numpy", fastmath={"contract"})
+_jit_inline: Callable[..., Any] = njit(
+    nogil=True, cache=True, error_model="numpy", fastmath={"contract"}, forceinline=True
+)
 
 
-# Kernels: synapse and membrane --------------------------------------------------------------------------------------
+# Kernels: synapse and membrane ------------------------------------------------------------------------------
+
+
+@_jit
+def _copy(target, source):
+    for j in range(target.shape[0]):
+        target[j] = source[j]
+
+
+@_jit
+def _fill(target, value):
+    for j in range(target.shape[0]):
+        target[j] = value
 
 
 @_jit
@@ -57,6 +86,13 @@ def _add_one(total, table, a):
 
 
 @_jit
+def _add_two(total, table, a, b):
+    row_a, row_b = table[a], table[b]
+    for j in range(total.shape[0]):
+        total[j] += row_a[j] + row_b[j]
+
+
+@_jit
 def _add_four(total, table, a, b, c, d):
     row_a, row_b, row_c, row_d = table[a], table[b], table[c], table[d]
     for j in range(total.shape[0]):
@@ -64,29 +100,68 @@ def _add_four(total, table, a, b, c, d):
 
 
 @_jit
+def _add_eight(total, table, a, b, c, d, e, f, g, h):
+    row_a, row_b, row_c, row_d = table[a], table[b], table[c], table[d]
+    row_e, row_f, row_g, row_h = table[e], table[f], table[g], table[h]
+    for j in range(total.shape[0]):
+        first_four = (row_a[j] + row_b[j]) + (row_c[j] + row_d[j])
+        total[j] += first_four + ((row_e[j] + row_f[j]) + (row_g[j] + row_h[j]))
+
+
+@_jit
 def _add_rows(total, table, index, start, stop):
-    """``total += sum of table[index[k]]`` for ``start <= k < stop``, four rows to each pass over ``total``."""
+    """``total += sum of table[index[k]]`` for ``start <= k < stop``, as few passes over ``total`` as it takes."""
     k = start
-    while k + 4 <= stop:
+    while k + 8 <= stop:
+        _add_eight(
+            total,
+            table,
+            index[k],
+            index[k + 1],
+            index[k + 2],
+            index[k + 3],
+            index[k + 4],
+            index[k + 5],
+            index[k + 6],
+            index[k + 7],
+        )
+        k += 8
+    if k + 4 <= stop:
         _add_four(total, table, index[k], index[k + 1], index[k + 2], index[k + 3])
         k += 4
-    while k < stop:
+    if k + 2 <= stop:
+        _add_two(total, table, index[k], index[k + 1])
+        k += 2
+    if k < stop:
         _add_one(total, table, index[k])
-        k += 1
 
 
 @_jit
-def _integrate(membrane, before, current, beta):
-    """``V[t] = beta * V[t-1] + I[t]`` in two roundings, like every other path: all of them spike alike."""
-    for j in range(membrane.shape[0]):
-        membrane[j] = beta[j] * before[j] + current[j]
+def _integrate(current, before, beta):
+    """The current of a step becomes its membrane: ``V[t] = beta * V[t-1] + I[t]``.
+
+    Two roundings, like every other path: all of them spike alike.
+    """
+    for j in range(current.shape[0]):
+        current[j] = beta[j] * before[j] + current[j]
 
 
 @_jit
-def _note_crossings(time, membrane, threshold, t, num_steps):
+def _fire(time, membrane, current, beta, threshold, t, num_steps):
+    """:func:`_integrate`, in place on the membrane, and note the step of the first crossing."""
     for j in range(time.shape[0]):
-        if membrane[j] > threshold[j] and time[j] == num_steps:
-            time[j] = t
+        potential = beta[j] * membrane[j] + current[j]
+        membrane[j] = potential
+        known = time[j]
+        time[j] = t if (potential > threshold[j]) & (known == num_steps) else known
+
+
+@_jit
+def _note_second(second, first, membrane, threshold, t, num_steps):
+    for j in range(second.shape[0]):
+        known = second[j]
+        crosses = (membrane[j] > threshold[j]) & (known == num_steps) & (first[j] < t)
+        second[j] = t if crosses else known
 
 
 @_jit
@@ -101,42 +176,40 @@ def _latest(time, count):
 def first_times(units, offsets, stride, num_steps, table, bias, beta, threshold, times):
     """First spike times of one layer, written to ``times`` ``[B, N]``; ``T`` for a silent neuron."""
     blocks, width = bias.shape
-    num_neurons = times.shape[1]
+    samples, num_neurons = times.shape
     membrane = np.empty(width, table.dtype)
     current = np.empty(width, table.dtype)
     time = np.empty(width, np.int32)
+    silent = np.int32(num_steps)
     for block in range(blocks):
-        first = block * width
-        count = min(width, num_neurons - first)
-        for b in range(times.shape[0]):
-            membrane[:] = 0
-            time[:] = num_steps
+        begin = block * width
+        count = min(width, num_neurons - begin)
+        for b in range(samples):
+            _fill(membrane, 0)
+            _fill(time, silent)
             for t in range(num_steps):
-                current[:] = bias[block]
+                _copy(current, bias[block])
                 _add_rows(current, table[block], units, offsets[b * stride + t], offsets[b * stride + t + 1])
-                _integrate(membrane, membrane, current, beta[block])
-                _note_crossings(time, membrane, threshold[block], t, num_steps)
+                _fire(time, membrane, current, beta[block], threshold[block], np.int32(t), silent)
                 # Once all have fired nothing that follows can matter; looking costs a pass, so not every step.
                 if t % 8 == 7 and _latest(time, count) < num_steps:
                     break
-            times[b, first : first + count] = time[:count]
+            _copy(times[b, begin : begin + count], time)
 
 
 @_jit
 def readout_membrane(units, offsets, stride, table, bias, beta, out):
     """Membrane of the readout, written to ``out`` ``[B, T, C]``."""
-    width = bias.shape[0]
-    membrane = np.empty(width, table.dtype)
-    current = np.empty(width, table.dtype)
     samples, num_steps, num_classes = out.shape
+    rest = np.zeros(num_classes, table.dtype)
     for b in range(samples):
-        membrane[:] = 0
+        before = rest
         for t in range(num_steps):
-            current[:] = bias
-            _add_rows(current, table, units, offsets[b * stride + t], offsets[b * stride + t + 1])
-            _integrate(membrane, membrane, current, beta)
-            for c in range(num_classes):
-                out[b, t, c] = membrane[c]
+            row = out[b, t]
+            _copy(row, bias)
+            _add_rows(row, table, units, offsets[b * stride + t], offsets[b * stride + t + 1])
+            _integrate(row, before, beta)
+            before = row
 
 
 @_jit
@@ -148,7 +221,7 @@ def times_to_events(times, num_steps, units, offsets):
     samples, num_neurons = times.shape
     place = np.empty(num_steps + 1, np.int32)
     for b in range(samples):
-        place[:] = 0
+        _fill(place, 0)
         for j in range(num_neurons):
             place[times[b, j]] += 1
         position = b * num_neurons
@@ -165,10 +238,11 @@ def times_to_events(times, num_steps, units, offsets):
 
 
 @_jit
-def events_by_unit(units, offsets, stride, num_steps, samples, group, starts, rows):
-    """Transposed event lists of every ``group`` samples: for each unit the rows ``(b - b0) * T + t`` it fired in.
+def events_by_unit(units, offsets, stride, num_steps, samples, slot, group, starts, rows):
+    """Transposed event lists of every ``group`` samples: for each unit the rows of scratch it fired in.
 
-    ``rows`` ``[E]`` is filled from 0 in the order of the groups; ``starts`` is ``[groups, N_in + 1]``.
+    Scratch has ``slot`` rows for each sample, step ``t`` in row ``t + 1``. ``rows`` ``[E]`` is filled from 0 in the
+    order of the groups; ``starts`` is ``[groups, N_in + 1]``.
     """
     num_units = starts.shape[1] - 1
     place = np.empty(num_units, np.int32)
@@ -176,7 +250,7 @@ def events_by_unit(units, offsets, stride, num_steps, samples, group, starts, ro
     for g in range(starts.shape[0]):
         begin = g * group
         end = min(begin + group, samples)
-        place[:] = 0
+        _fill(place, 0)
         for b in range(begin, end):
             for k in range(offsets[b * stride], offsets[b * stride + num_steps]):
                 place[units[k]] += 1
@@ -188,14 +262,14 @@ def events_by_unit(units, offsets, stride, num_steps, samples, group, starts, ro
         starts[g, num_units] = position
         for b in range(begin, end):
             for t in range(num_steps):
-                row = (b - begin) * num_steps + t
+                row = (b - begin) * slot + t + 1
                 for k in range(offsets[b * stride + t], offsets[b * stride + t + 1]):
                     i = units[k]
                     rows[place[i]] = row
                     place[i] += 1
 
 
-# Kernels: backward ----------------------------------------------------------------------------------------------------
+# Kernels: backward -------------------------------------------------------------------------------------------
 
 
 @_jit
@@ -204,20 +278,32 @@ def readout_backward(grad, membrane, beta, up, grad_bias, grad_beta):
     samples, num_steps, num_classes = grad.shape
     carry = np.empty(num_classes, grad.dtype)
     for b in range(samples):
-        carry[:] = 0
+        _fill(carry, 0)
         for t in range(num_steps - 1, -1, -1):
             for c in range(num_classes):
                 carry[c] = grad[b, t, c] + beta[c] * carry[c]
-                up[b, t, c] = carry[c]
+            _copy(up[b, t, :num_classes], carry)
+            for c in range(num_classes):
                 grad_bias[c] += carry[c]
             if t > 0:
                 for c in range(num_classes):
                     grad_beta[c] += carry[c] * membrane[b, t - 1, c]
 
 
+@_jit
+def readout_weight_gradient(units, offsets, stride, num_steps, up, grad_table):
+    """Add ``dL/dI`` of the readout at the step of every input spike to the weight row of its unit."""
+    num_classes = grad_table.shape[1]
+    for b in range(up.shape[0]):
+        for t in range(num_steps):
+            for k in range(offsets[b * stride + t], offsets[b * stride + t + 1]):
+                for c in range(num_classes):
+                    grad_table[units[k], c] += up[b, t, c]
+
+
 @_jit_fused
-def _four_by_four(spike_grad, up, t, weight, a, b, c, d):
-    """Add the contribution of four upper neurons to ``dL/dS`` of four steps."""
+def _four_by_four(state, up, t, weight, a, b, c, d):
+    """Add what four upper neurons contribute to ``dL/dS`` of four steps."""
     a0, b0, c0, d0 = up[t, a], up[t, b], up[t, c], up[t, d]
     a1, b1, c1, d1 = up[t + 1, a], up[t + 1, b], up[t + 1, c], up[t + 1, d]
     a2, b2, c2, d2 = up[t + 2, a], up[t + 2, b], up[t + 2, c], up[t + 2, d]
@@ -225,107 +311,150 @@ def _four_by_four(spike_grad, up, t, weight, a, b, c, d):
     row_a, row_b, row_c, row_d = weight[a], weight[b], weight[c], weight[d]
     for j in range(weight.shape[1]):
         w, x, y, z = row_a[j], row_b[j], row_c[j], row_d[j]
-        spike_grad[j] += a0 * w + b0 * x + c0 * y + d0 * z
-        spike_grad[_ROW + j] += a1 * w + b1 * x + c1 * y + d1 * z
-        spike_grad[2 * _ROW + j] += a2 * w + b2 * x + c2 * y + d2 * z
-        spike_grad[3 * _ROW + j] += a3 * w + b3 * x + c3 * y + d3 * z
+        state[j] += a0 * w + b0 * x + c0 * y + d0 * z
+        state[_ROW + j] += a1 * w + b1 * x + c1 * y + d1 * z
+        state[2 * _ROW + j] += a2 * w + b2 * x + c2 * y + d2 * z
+        state[3 * _ROW + j] += a3 * w + b3 * x + c3 * y + d3 * z
 
 
 @_jit_fused
-def _four_by_one(spike_grad, up, t, weight, a):
+def _four_by_one(state, up, t, weight, a):
     a0, a1, a2, a3 = up[t, a], up[t + 1, a], up[t + 2, a], up[t + 3, a]
     row_a = weight[a]
     for j in range(weight.shape[1]):
         w = row_a[j]
-        spike_grad[j] += a0 * w
-        spike_grad[_ROW + j] += a1 * w
-        spike_grad[2 * _ROW + j] += a2 * w
-        spike_grad[3 * _ROW + j] += a3 * w
+        state[j] += a0 * w
+        state[_ROW + j] += a1 * w
+        state[2 * _ROW + j] += a2 * w
+        state[3 * _ROW + j] += a3 * w
 
 
 @_jit
-def _spike_gradient(spike_grad, up, t, weight, active, count):
+def _spike_gradient(state, up, t, weight, active, count):
     """``dL/dS`` of the steps ``t .. t + 3`` from ``dL/dI`` of the upper neurons ``active[:count]``."""
-    spike_grad[: 4 * _ROW] = 0
+    for j in range(weight.shape[1]):
+        state[j] = state[_ROW + j] = state[2 * _ROW + j] = state[3 * _ROW + j] = 0
     k = 0
     while k + 4 <= count:
-        _four_by_four(spike_grad, up, t, weight, active[k], active[k + 1], active[k + 2], active[k + 3])
+        _four_by_four(state, up, t, weight, active[k], active[k + 1], active[k + 2], active[k + 3])
         k += 4
     while k < count:
-        _four_by_one(spike_grad, up, t, weight, active[k])
+        _four_by_one(state, up, t, weight, active[k])
         k += 1
 
 
 @_jit
-def _crossing_gradient(grad, state, first, second, t, estimator):
-    """``dL/dc[t]`` from ``dL/dS[t]``, in place; ``state`` holds two rows of running sums or of kept gradients."""
-    if estimator == _RAMP:
-        for j in range(grad.shape[0]):
-            total = state[j] + grad[j]
-            ramp = state[_ROW + j] + total
-            state[j] = total
-            state[_ROW + j] = ramp
-            grad[j] = ramp
-    elif estimator == _SURVIVAL:
-        for j in range(grad.shape[0]):
-            now = grad[j]
-            at_second = now if second[j] == t else state[_ROW + j]
-            at_first = now if first[j] == t else state[j]
-            told = now - (at_second if first[j] == t else at_first)
-            state[j] = at_first
-            state[_ROW + j] = at_second
-            grad[j] = told if t <= first[j] else 0
-    else:
-        for j in range(grad.shape[0]):
-            total = state[j] + grad[j]
-            state[j] = total
-            grad[j] = total if t <= first[j] else 0
+def _ramp(state, width):
+    """``dL/dc = sum over k >= t of (k - t + 1) dL/dS[k]``, four steps in place."""
+    for j in range(width):
+        total, ramp = state[_SUM + j], state[_SUM_OF_SUMS + j]
+        total += state[3 * _ROW + j]
+        ramp += total
+        state[3 * _ROW + j] = ramp
+        total += state[2 * _ROW + j]
+        ramp += total
+        state[2 * _ROW + j] = ramp
+        total += state[_ROW + j]
+        ramp += total
+        state[_ROW + j] = ramp
+        total += state[j]
+        ramp += total
+        state[j] = ramp
+        state[_SUM + j], state[_SUM_OF_SUMS + j] = total, ramp
 
 
 @_jit
-def _times_surrogate(grad, membrane, threshold, surrogate, slope):
-    """``dL/dV``, direct part: ``grad`` times the derivative of the surrogate at ``V - threshold``, in place."""
-    one = slope / slope
+def _flat(state, first, t, width):
+    """``dL/dc = sum over k >= t of dL/dS[k]`` up to the first crossing, four steps in place."""
+    zero = state[0] * 0
+    for j in range(width):
+        total, spike = state[_SUM + j], first[j] - t
+        total += state[3 * _ROW + j]
+        state[3 * _ROW + j] = total if spike >= 3 else zero
+        total += state[2 * _ROW + j]
+        state[2 * _ROW + j] = total if spike >= 2 else zero
+        total += state[_ROW + j]
+        state[_ROW + j] = total if spike >= 1 else zero
+        total += state[j]
+        state[j] = total if spike >= 0 else zero
+        state[_SUM + j] = total
+
+
+@_jit_inline
+def _survive(grad, at_first, at_second, spike, again, t):
+    """One step of survival: ``dL/dc``, and ``dL/dS`` at the first and second crossing as far as they are known."""
+    at_second = grad if again == t else at_second
+    at_first = grad if spike == t else at_first
+    told = grad - (at_second if spike == t else at_first)
+    return (told if spike >= t else grad - grad), at_first, at_second
+
+
+@_jit
+def _survival(state, first, second, t, width):
+    """``dL/dc = dL/dS[t] - dL/dS[t*]`` before the spike, ``dL/dS[t*] - dL/dS[t2]`` at it; four steps in place."""
+    for j in range(width):
+        at_first, at_second = state[_SUM + j], state[_SUM_OF_SUMS + j]
+        spike, again = first[j] - t, second[j] - t
+        state[3 * _ROW + j], at_first, at_second = _survive(
+            state[3 * _ROW + j], at_first, at_second, spike, again, 3
+        )
+        state[2 * _ROW + j], at_first, at_second = _survive(
+            state[2 * _ROW + j], at_first, at_second, spike, again, 2
+        )
+        state[_ROW + j], at_first, at_second = _survive(
+            state[_ROW + j], at_first, at_second, spike, again, 1
+        )
+        state[j], at_first, at_second = _survive(state[j], at_first, at_second, spike, again, 0)
+        state[_SUM + j], state[_SUM_OF_SUMS + j] = at_first, at_second
+
+
+@_jit_inline
+def _derivative(x, surrogate, slope, one):
+    """Derivative of the surrogate at ``x = V - threshold``."""
     if surrogate == 0:
-        for j in range(grad.shape[0]):
-            x = abs(membrane[j] - threshold[j]) * slope + one
-            grad[j] *= one / (x * x)
+        y = abs(x) * slope + one
+        return one / (y * y)
+    if surrogate == 1:
+        # slope / 2 / (1 + (pi / 2 * slope * x)^2), with one = 1 in the dtype of the membrane
+        y = x * slope * (one * np.pi / 2)
+        return slope * one / 2 / (y * y + one)
+    return max(one - abs(x) * slope, one - one)
+
+
+@_jit_inline
+def _walk(state, scratch, row, surrogate, slope, width):
+    """From ``dL/dc`` to ``dL/dI`` of four steps, which replaces the membrane in scratch rows ``row .. row + 3``."""
+    one = slope / slope
+    # A view from the row before: its indices are plainly not negative, or numba's wrap-around spoils the loop.
+    rows = scratch[(row - 1) * _ROW : (row + 4) * _ROW]
+    for j in range(width):
+        beta, threshold, carry = state[_BETA + j], state[_THRESHOLD + j], state[_CARRY + j]
+        before, v0, v1 = rows[j], rows[_ROW + j], rows[2 * _ROW + j]
+        v2, v3 = rows[3 * _ROW + j], rows[4 * _ROW + j]
+        g3 = state[3 * _ROW + j] * _derivative(v3 - threshold, surrogate, slope, one)
+        g2 = state[2 * _ROW + j] * _derivative(v2 - threshold, surrogate, slope, one)
+        g1 = state[_ROW + j] * _derivative(v1 - threshold, surrogate, slope, one)
+        g0 = state[j] * _derivative(v0 - threshold, surrogate, slope, one)
+        i3 = g3 + beta * carry
+        i2 = g2 + beta * i3
+        i1 = g1 + beta * i2
+        i0 = g0 + beta * i1
+        rows[_ROW + j], rows[2 * _ROW + j], rows[3 * _ROW + j], rows[4 * _ROW + j] = i0, i1, i2, i3
+        state[_CARRY + j] = i0
+        state[_GRAD_BIAS + j] += (i0 + i1) + (i2 + i3)
+        state[_GRAD_BETA + j] += (i0 * before + i1 * v0) + (i2 * v1 + i3 * v2)
+        state[_GRAD_THRESHOLD + j] -= (g0 + g1) + (g2 + g3)
+
+
+@_jit
+def _walk_back(state, scratch, row, surrogate, slope, width):
+    """:func:`_walk`, compiled once for each surrogate so that its loop has no branches."""
+    if surrogate == 0:
+        _walk(state, scratch, row, 0, slope, width)
     elif surrogate == 1:
-        scale = type(slope)(np.pi / 2) * slope
-        for j in range(grad.shape[0]):
-            x = (membrane[j] - threshold[j]) * scale
-            grad[j] *= slope / 2 / (x * x + one)
+        _walk(state, scratch, row, 1, slope, width)
     else:
-        for j in range(grad.shape[0]):
-            x = one - abs(membrane[j] - threshold[j]) * slope
-            grad[j] = grad[j] * x if x > 0 else 0
-
-
-@_jit
-def _scan_back(grad, carry, beta, out):
-    """``dL/dI[t] = dL/dV[t] + beta * dL/dI[t+1]``."""
-    for j in range(out.shape[0]):
-        value = grad[j] + beta[j] * carry[j]
-        carry[j] = value
-        out[j] = value
-
-
-@_jit
-def _add_product(total, a, b):
-    for j in range(total.shape[0]):
-        total[j] += a[j] * b[j]
-
-
-@_jit
-def _add(total, a):
-    for j in range(total.shape[0]):
-        total[j] += a[j]
-
-
-@_jit
-def _subtract(total, a):
-    for j in range(total.shape[0]):
-        total[j] -= a[j]
+        _walk(state, scratch, row, 2, slope, width)
 
 
 @_jit
@@ -350,7 +479,6 @@ def layer_backward(
     group,
     starts,
     rows,
-    needs,
     grad_table,
     grad_bias,
     grad_beta,
@@ -358,103 +486,98 @@ def layer_backward(
 ):
     """Backward pass of one spiking layer.
 
-    ``up`` ``[B, T, K]`` holds ``dL/dI`` of all layers above; this layer reads the columns from ``up_first`` on
-    that meet the rows of ``up_weight`` ``[blocks, K', width]``, and writes its own to the columns from ``out_first``
-    on (none if negative). ``up_last`` ``[B, K]`` is the last step at which each column is not zero. ``starts``
-    and ``rows`` are the input events by unit; ``needs`` says which of weight, bias, beta, threshold learn.
+    ``up`` ``[B, T', K]`` holds ``dL/dI`` of all layers above, ``T'`` being ``T`` in whole fours and zero after ``T``.
+    This layer reads the columns from ``up_first`` on that meet the rows of ``up_weight`` ``[blocks, K', width]``, and
+    writes its own to the columns from ``out_first`` on (none if negative). ``up_last`` ``[B, K]`` is the last step at
+    which each column is not zero. ``starts`` and ``rows`` are the input events by unit, for groups of ``group``
+    samples; without groups the weights need no gradient. The last four arguments are added to.
     """
     blocks, width = bias.shape
     samples, num_neurons = times.shape
     num_upper = up_weight.shape[1]
     num_units = table.shape[1]
-    current = np.empty(width, table.dtype)
-    rest = np.zeros(width, table.dtype)
-    carry = np.empty(width, table.dtype)
-    state = np.empty(2 * _ROW, table.dtype)
-    spike_grad = np.empty(4 * _ROW, table.dtype)
+    silent = np.int32(num_steps)
+    state = np.zeros(_STATE_SIZE, table.dtype)
     first = np.empty(width, np.int32)
     second = np.empty(width, np.int32)
     active = np.empty(num_upper, np.int32)
-    scratch = np.empty((group * num_steps, width), table.dtype)
+    is_active = np.empty(num_upper, np.bool_)
+    # One row of rest before the first step, and whole fours of steps.
+    slot = up.shape[1] + 1
+    scratch = np.zeros((group * slot, _ROW), table.dtype)
+    flat_scratch = scratch.reshape(-1)
     for block in range(blocks):
         begin = block * width
         count = min(width, num_neurons - begin)
-        limit = 0
+        _copy(state[_BETA : _BETA + width], beta[block])
+        _copy(state[_THRESHOLD : _THRESHOLD + width], threshold[block])
+        for row in range(_GRAD_BIAS, _STATE_SIZE, _ROW):
+            _fill(state[row : row + width], 0)
         for b in range(samples):
-            local = b % group
-            membrane = scratch[local * num_steps : (local + 1) * num_steps]
-            first[:] = num_steps
-            first[:count] = times[b, begin : begin + count]
-            second[:] = num_steps
+            top = b % group * slot + 1
+            _fill(first, silent)
+            _copy(first[:count], times[b, begin : begin + count])
+            _fill(second, silent)
 
             # The membrane once more; survival asks for nothing after the last second crossing of the block.
             stop = num_steps
-            before = rest
-            for t in range(stop):
-                current[:] = bias[block]
-                _add_rows(current, table[block], units, offsets[b * stride + t], offsets[b * stride + t + 1])
-                _integrate(membrane[t], before, current, beta[block])
-                before = membrane[t]
+            for t in range(num_steps):
+                membrane = scratch[top + t, :width]
+                _copy(membrane, bias[block])
+                _add_rows(membrane, table[block], units, offsets[b * stride + t], offsets[b * stride + t + 1])
+                _integrate(membrane, scratch[top + t - 1], beta[block])
                 if estimator == _SURVIVAL:
-                    for j in range(width):
-                        if before[j] > threshold[block, j] and t > first[j] and second[j] == num_steps:
-                            second[j] = t
+                    _note_second(second, first, membrane, threshold[block], np.int32(t), silent)
                     if t % 8 == 7 and _latest(second, count) < num_steps:
                         stop = t + 1
                         break
+            padded_stop = (stop + 3) // 4 * 4
+            for t in range(stop, padded_stop):
+                _fill(scratch[top + t, :width], 0)
 
             # Back in time, four steps at once. The upper neurons that have a gradient only grow in number.
-            carry[:] = 0
-            state[:] = 0
+            for row in range(_CARRY, _BETA, _ROW):
+                _fill(state[row : row + width], 0)
             num_active = 0
-            is_active = np.zeros(num_upper, np.bool_)
-            for t4 in range((stop - 1) // 4 * 4, -1, -4):
-                for k in range(num_upper):
-                    if not is_active[k] and up_last[b, up_first + k] >= t4:
-                        is_active[k] = True
-                        active[num_active] = k
-                        num_active += 1
-                _spike_gradient(spike_grad, up[b, :, up_first:], t4, up_weight[block], active, num_active)
-                for t in range(min(t4 + 4, stop) - 1, t4 - 1, -1):
-                    grad = spike_grad[(t - t4) * _ROW : (t - t4) * _ROW + width]
-                    _crossing_gradient(grad, state, first, second, t, estimator)
-                    _times_surrogate(grad, membrane[t], threshold[block], surrogate, slope)
-                    if needs[3]:
-                        _subtract(grad_threshold[block], grad)
-                    _scan_back(grad, carry, beta[block], membrane[t])
-                    if needs[2] and t > 0:
-                        _add_product(grad_beta[block], carry, membrane[t - 1])
-                    if needs[1]:
-                        _add(grad_bias[block], carry)
+            is_active[:] = False
+            for t in range(padded_stop - 4, -1, -4):
+                if num_active < num_upper:
+                    for k in range(num_upper):
+                        if not is_active[k] and up_last[b, up_first + k] >= t:
+                            is_active[k] = True
+                            active[num_active] = k
+                            num_active += 1
+                _spike_gradient(state, up[b, :, up_first:], t, up_weight[block], active, num_active)
+                if estimator == _RAMP:
+                    _ramp(state, width)
+                elif estimator == _SURVIVAL:
+                    _survival(state, first, second, np.int32(t), width)
+                else:
+                    _flat(state, first, np.int32(t), width)
+                _walk_back(state, flat_scratch, top + t, surrogate, slope, width)
 
-            limit = local * num_steps + stop
-            if local + 1 < group:
-                membrane[stop:] = 0
             if out_first >= 0:
-                for t in range(stop):
-                    up[b, t, out_first + begin : out_first + begin + count] = membrane[t, :count]
-                up[b, stop:, out_first + begin : out_first + begin + count] = 0
-            if needs[0] and (local + 1 == group or b + 1 == samples):
+                for t in range(slot - 1):
+                    target = up[b, t, out_first + begin : out_first + begin + count]
+                    if t < padded_stop:
+                        _copy(target, scratch[top + t])
+                    else:
+                        _fill(target, 0)
+            for t in range(padded_stop, slot - 1):
+                _fill(scratch[top + t, :width], 0)
+            if starts.shape[0] and (b % group + 1 == group or b + 1 == samples):
                 g = b // group
                 for i in range(num_units):
                     end = starts[g, i + 1]
-                    while end > starts[g, i] and rows[end - 1] >= limit:
+                    while end > starts[g, i] and rows[end - 1] >= top + padded_stop:
                         end -= 1
                     _add_rows(grad_table[block, i], scratch, rows, starts[g, i], end)
+        _add_one(grad_bias[block], state.reshape(-1, _ROW), _GRAD_BIAS // _ROW)
+        _add_one(grad_beta[block], state.reshape(-1, _ROW), _GRAD_BETA // _ROW)
+        _add_one(grad_threshold[block], state.reshape(-1, _ROW), _GRAD_THRESHOLD // _ROW)
 
 
-@_jit
-def readout_weight_gradient(units, offsets, stride, num_steps, up, grad_table):
-    """Add ``dL/dI`` of the readout at the step of every input spike to the weight row of its unit."""
-    num_classes = grad_table.shape[1]
-    for b in range(up.shape[0]):
-        for t in range(num_steps):
-            for k in range(offsets[b * stride + t], offsets[b * stride + t + 1]):
-                for c in range(num_classes):
-                    grad_table[units[k], c] += up[b, t, c]
-
-
-# From tensors to kernels ----------------------------------------------------------------------------------------------
+# From tensors to kernels --------------------------------------------------------------------------------------
 
 
 class _Events(NamedTuple):
@@ -665,11 +788,9 @@ def network_backward(
             )
             num_inputs, width = layer.table.shape[1:]
             group = max(1, min(samples, _SCRATCH_BYTES // (num_steps * width * itemsize)))
-            starts = np.zeros((-(-samples // group), num_inputs + 1), np.int32)
-            rows = np.empty(0, np.int32)
-            if need.weight:
-                rows = np.empty(spikes.offsets[-1] - spikes.offsets[0], np.int32)
-                events_by_unit(*spikes, num_steps, samples, group, starts, rows)
+            starts = np.empty((-(-samples // group) if need.weight else 0, num_inputs + 1), np.int32)
+            rows = np.empty(spikes.offsets[-1] - spikes.offsets[0] if need.weight else 0, np.int32)
+            events_by_unit(*spikes, num_steps, samples, up.shape[1] + 1, group, starts, rows)
             layer_backward(
                 *spikes,
                 num_steps,
@@ -686,7 +807,6 @@ def network_backward(
                 group,
                 starts,
                 rows,
-                np.array(need, np.bool_),
                 *grads[i],
             )
             if i in column and estimator != "ramp":

@@ -23,9 +23,7 @@ FROM_CONFIG = [YinYangData, MNISTData, FashionMNISTData, SHDData]
 def data(recordings):
     def make(**kwargs):
         options = {**GRID, "batch_size": 5, "val_fraction": 0.25, **kwargs}
-        return EventData.from_arrays(
-            train=recordings(30), test=recordings(11, seed=1), num_units=7, **options
-        )
+        return EventData.from_arrays(train=recordings(30), test=recordings(11, seed=1), num_units=7, **options)
 
     return make
 
@@ -143,10 +141,7 @@ def on_device(module, rank, world_size):
 
 @pytest.mark.parametrize(("world_size", "batch_size"), [(2, 5), (3, 1), (2, 3), (4, 2), (11, 2)])
 def test_evaluation_on_several_devices_repeats_nothing(data, world_size, batch_size):
-    loaders = [
-        on_device(data(batch_size=batch_size), rank, world_size).test_dataloader()
-        for rank in range(world_size)
-    ]
+    loaders = [on_device(data(batch_size=batch_size), rank, world_size).test_dataloader() for rank in range(world_size)]
     whole = data().dataset(data().splits.test).__getitems__(range(11))[0].to_dense()
     assert len({len(list(loader)) for loader in loaders}) == 1  # no process waits for another
     seen = [index for loader in loaders for index in loader.sampler]
@@ -184,9 +179,7 @@ def test_every_argument_can_come_from_a_config(kind):
     parser.add_subclass_arguments(LightningDataModule, "data")
     arguments = {"num_steps": 10, "step_ms": 4, "batch_size": 32, "binning": "count", "input": "dense"}
     arguments |= {"num_workers": 1, "pin_memory": True}
-    config = parser.parse_object(
-        {"data": {"class_path": f"ss_lightning.data.{kind.__name__}", "init_args": arguments}}
-    )
+    config = parser.parse_object({"data": {"class_path": f"ss_lightning.data.{kind.__name__}", "init_args": arguments}})
     instantiate = getattr(parser, "instantiate", parser.instantiate_classes)  # the name since 4.49
     module = instantiate(config).data
     assert type(module) is kind

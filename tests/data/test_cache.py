@@ -23,9 +23,7 @@ class Source:
 
     def load(self, folder, settings=()):
         with preparation_lock(folder, self.path) as writable:
-            stores = cached_stores(
-                folder, {"train": self.path}, self.build, writable=writable, settings=settings
-            )
+            stores = cached_stores(folder, {"train": self.path}, self.build, writable=writable, settings=settings)
         return stores["train"]
 
 

@@ -36,9 +36,7 @@ def test_without_a_test_set_testing_says_so(recordings):
 
 
 def test_the_class_count_covers_all_parts(recordings):
-    data = EventData.from_arrays(
-        train=recordings(num_classes=2), test=recordings(num_classes=5), num_units=7, **GRID
-    )
+    data = EventData.from_arrays(train=recordings(num_classes=2), test=recordings(num_classes=5), num_units=7, **GRID)
     assert data.num_classes == 5
     assert data.class_names == ("0", "1", "2", "3", "4")
 

@@ -59,9 +59,9 @@ def test_microseconds_stay_integers_and_find_their_step():
 
 
 def test_unsorted_samples_are_sorted_alone_and_stably():
-    store = build([[3.0, 1.0, 1.0], [0.0, 5.0], [2.0, 1.0]], [[0, 1, 2], [0, 1], [2, 0]], [0, 0, 0])
+    store = build([[3.0, 1.0, 1.0], [0.0, 5.0], [2.0, 1.0]], [[0, 2, 1], [0, 1], [2, 0]], [0, 0, 0])
     assert store.times.tolist() == [1, 1, 3, 0, 5, 1, 2]
-    assert store.units.tolist() == [1, 2, 0, 0, 1, 0, 2]
+    assert store.units.tolist() == [2, 1, 0, 0, 1, 0, 2]
 
 
 @pytest.mark.parametrize(
