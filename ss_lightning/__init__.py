@@ -10,6 +10,7 @@ from ss_lightning.neurons import (
     LeakyReadout,
     MultiSpikeLeaky,
     SingleSpikeLeaky,
+    SingleSpikeSynaptic,
     StandardSingleSpikeLeaky,
     reset,
 )
@@ -27,6 +28,7 @@ __all__ = [
     "MLPClassifier",
     "MultiSpikeLeaky",
     "SingleSpikeLeaky",
+    "SingleSpikeSynaptic",
     "SpikingClassifier",
     "StandardSingleSpikeLeaky",
     "Triangle",

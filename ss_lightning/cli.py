@@ -16,6 +16,7 @@ from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from ss_lightning.callbacks import PredictionWriter
 from ss_lightning.data import EventDataModule
@@ -120,17 +121,16 @@ class SpikingCLI(LightningCLI):
         """Build data, model and trainer; a value that one of them refuses is the user's to mend."""
         try:
             super().instantiate_classes()
-        except DataError:
-            raise
-        except ValueError as error:  # the parser wraps what a constructor says
-            raise UsageError(innermost(error)) from error
+        except ValueError as error:
+            cause = innermost(error)  # the parser wraps what a constructor says
+            raise cause if isinstance(cause, DataError) else UsageError(str(cause)) from error
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """The trainer: it logs to the run folder as CSV unless the config names loggers, and ``fit`` keeps weights."""
         config = {**self._get(self.config_init, "trainer"), **kwargs}
         if config["logger"] in (None, True):
             folder = self.run_folder
-            config["logger"] = folder and CSVLogger(self.root, self.run_name, version=folder.name)
+            config["logger"] = CSVLogger(self.root, self.run_name, version=folder.name) if folder else False
         keeps = self.subcommand == "fit" and self.run_folder is not None
         return self._instantiate_trainer(config, self._checkpoints() if keeps else [])
 
@@ -229,7 +229,7 @@ def main(args: list[str] | None = None) -> int:
     _quiet()
     try:
         SpikingCLI(args)
-    except UsageError as error:
+    except (UsageError, MisconfigurationException) as error:
         return _complain(error, 2)
     except DataError as error:
         return _complain(error, 1)

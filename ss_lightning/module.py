@@ -63,23 +63,30 @@ class SpikingClassifier(L.LightningModule):
 
     def validation_step(self, batch: Batch, batch_index: int) -> None:
         """Add one batch to the validation metrics."""
-        self._evaluate(batch, self.val_metrics, "val")
+        self._evaluate(batch, self.val_metrics)
 
     def test_step(self, batch: Batch, batch_index: int) -> None:
         """Add one batch to the test metrics."""
-        self._evaluate(batch, self.test_metrics, "test")
+        self._evaluate(batch, self.test_metrics)
 
-    def _evaluate(self, batch: Batch, metrics: EvaluationMetrics, stage: str) -> None:
+    def on_validation_epoch_end(self) -> None:
+        """Log the validation metrics."""
+        self._log_metrics(self.val_metrics, "val")
+
+    def on_test_epoch_end(self) -> None:
+        """Log the test metrics."""
+        self._log_metrics(self.test_metrics, "test")
+
+    def _evaluate(self, batch: Batch, metrics: EvaluationMetrics) -> None:
         spikes, labels = batch
         output = self.network(spikes)
         scores = self.scores(output)
-        loss = classification_loss(scores, labels)
-        metrics.update(spikes, output, self._fan_out, loss, scores, labels)
+        metrics.update(spikes, output, self._fan_out, classification_loss(scores, labels), scores, labels)
+
+    def _log_metrics(self, metrics: EvaluationMetrics, stage: str) -> None:
+        # Once per epoch: logging them in every step costs more than the step of a small network.
         for name, metric in metrics.named_metrics():
-            self.log(
-                f"{stage}/{name}", metric, prog_bar=name == "accuracy", on_step=False, on_epoch=True,
-                batch_size=len(labels),
-            )  # fmt: skip
+            self.log(f"{stage}/{name}", metric, prog_bar=name == "accuracy")
 
     def predict_step(self, batch: Batch, batch_index: int) -> dict[str, Tensor]:
         """Predicted class, its probability and the true label of each sample, ``[B]`` each."""

@@ -1,7 +1,7 @@
 """snnTorch neurons that fire at most once per sample, their readout and their baselines.
 
-Every class here subclasses :class:`snntorch.Leaky`, keeps its constructor and its calling convention, and so works in
-existing snnTorch code: one step per ``forward``, ``spk`` with ``init_hidden``, else ``(spk, mem)``. Setting
+Every class here subclasses :class:`snntorch.Leaky` (one :class:`snntorch.Synaptic`), keeps its constructor and its
+calling convention, and so works in existing snnTorch code: one step per ``forward``, ``spk`` with ``init_hidden``, else ``(spk, mem)``. Setting
 ``neuron.sequence = True`` makes ``forward`` take a whole sequence ``[T, B, ...]`` instead, from rest.
 
 The maths lives in :mod:`ss_lightning.functional`.
@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import snntorch as snn
 import torch
@@ -56,18 +56,27 @@ def _track(neuron: SpikingNeuron) -> None:
     SpikingNeuron.instances.append(weakref.proxy(neuron, forget))
 
 
-class _TrackedLeaky(snn.Leaky):
-    """``snn.Leaky`` without the leak in ``instances``, copyable and picklable at any time."""
+class _Tracked(SpikingNeuron):
+    """What all neurons here add to snnTorch's: no leak in ``instances``, copies at any time, whole sequences.
+
+    Comes before the snnTorch class among the bases.
+    """
 
     mem: Tensor
     beta: Tensor
     threshold: Tensor
 
-    def __init__(self, beta: float | Tensor, *args: Any, spike_grad: Any = None, **kwargs: Any) -> None:
-        beta = torch.as_tensor(beta, dtype=None if _is_float(beta) else torch.get_default_dtype())
-        check_beta(beta)
-        # snnTorch's default is a closure, which cannot be pickled (snntorch#420); this is the same function.
-        super().__init__(beta, *args, spike_grad=ATan(2.0) if spike_grad is None else spike_grad, **kwargs)
+    def __init__(self, **options: Any) -> None:
+        for name in ("alpha", "beta"):
+            if name in options:
+                value = options[name]
+                is_float = isinstance(value, Tensor) and value.is_floating_point()
+                options[name] = torch.as_tensor(value, dtype=None if is_float else torch.get_default_dtype())
+                check_beta(options[name], name)
+        if options.get("spike_grad") is None:
+            # snnTorch's default is a closure, which cannot be pickled (snntorch#420); this is the same function.
+            options["spike_grad"] = ATan(2.0)
+        super().__init__(**options)
         self.sequence = False
         _track(self)
 
@@ -76,7 +85,7 @@ class _TrackedLeaky(snn.Leaky):
         return clamp_inward(self.beta)
 
     def __getstate__(self) -> dict[str, Any]:
-        """The neuron with its membrane cut from the graph, which deepcopy and pickle refuse."""
+        """The neuron with its states cut from the graph, which deepcopy and pickle refuse."""
         state = self.__dict__.copy()
         state["_buffers"] = {k: v if v is None else v.detach() for k, v in self._buffers.items()}
         return state
@@ -84,10 +93,6 @@ class _TrackedLeaky(snn.Leaky):
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         _track(self)
-
-
-def _is_float(value: Any) -> bool:
-    return isinstance(value, Tensor) and value.is_floating_point()
 
 
 class _Trace(NamedTuple):
@@ -98,7 +103,7 @@ class _Trace(NamedTuple):
     has_graph: bool
 
 
-class _OneSpike(_TrackedLeaky):
+class _OneSpike(_Tracked):
     """A neuron that also remembers, beside its membrane, whether it has fired.
 
     Others reset a neuron by assigning ``mem`` (``utils.reset``, a new ``mem`` in the loop), so the memory must clear
@@ -106,81 +111,105 @@ class _OneSpike(_TrackedLeaky):
     one that was left if it lies at the same address, unwritten; any other one counts as a reset if it is all zero.
     """
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        # Leaky binds this method to itself, a cycle that only the garbage collector frees, and we do not use it.
+    # The states of the snnTorch class, in the order in which it takes and returns them; the membrane is the last.
+    _states: ClassVar[tuple[str, ...]] = ("mem",)
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        # snnTorch binds this method to the neuron, a cycle that only the garbage collector frees; we do not use it.
         del self.state_function
         self._memory: State | None = None
         self._trace: _Trace | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        """See :class:`_TrackedLeaky`; the address of the membrane means nothing in a copy."""
+        """See :class:`_Tracked`; the address of the membrane means nothing in a copy."""
         state = super().__getstate__()
         state["_trace"] = None
         if self._memory is not None:
             state["_memory"] = tuple(part.detach() for part in self._memory)
         return state
 
-    def reset_mem(self) -> Tensor:
-        """Rest: membrane zero, not fired. Returns the membrane, as snnTorch does."""
+    def reset_mem(self) -> Any:
+        """Rest: states zero, not fired. Returns the states, as snnTorch does."""
         self._memory = None
         return super().reset_mem()
 
-    def forward(self, input_: Tensor, mem: Tensor | None = None) -> Tensor | tuple[Tensor, Tensor]:
+    def forward(self, input_: Tensor, *states: Tensor | None, **named: Tensor | None) -> Any:
         """One step ``[B, ...]``, or a whole sequence ``[T, B, ...]`` when :attr:`sequence` is set.
 
+        Args:
+            input_: input current.
+            states: the states of the step before, in snnTorch's order, where the neuron does not keep them itself
+                (``init_hidden``); or by name.
+
         Returns:
-            ``spk`` with ``init_hidden`` (and ``output`` false), else ``(spk, mem)``, shaped like the input.
+            ``spk`` with ``init_hidden`` (and ``output`` false), else ``(spk, mem)`` with all states, shaped like the
+            input.
         """
-        if mem is not None and self.init_hidden:
-            raise TypeError("`mem` should not be passed as an argument while `init_hidden=True`")
+        given = dict(zip(self._states, states, strict=False)) | named
+        given = {name: state for name, state in given.items() if state is not None}
+        if len(states) > len(self._states) or not given.keys() <= set(self._states):
+            raise TypeError(f"{type(self).__name__} takes the states {', '.join(self._states)}")
+        if given and self.init_hidden:
+            raise TypeError(f"`{'`, `'.join(given)}` should not be passed as an argument while `init_hidden=True`")
+        only_spikes = self.init_hidden and not self.output
         if self.sequence:
-            if mem is not None:
-                raise TypeError("a sequence starts from rest: do not pass `mem` while `sequence` is set")
+            if given:
+                raise TypeError("a sequence starts from rest: pass no states while `sequence` is set")
             if input_.dim() < 2 or len(input_) < 1:
                 raise ValueError(f"a sequence must be time-major [T, B, ...] with T >= 1, got {tuple(input_.shape)}")
-            if self.init_hidden and not self.output:
+            if only_spikes:
                 return self._grade(self._sequence_spikes(input_))
-            spk, membrane = self._sequence(input_)
-            return self._grade(spk), membrane
-        if mem is not None:
-            self.mem = mem
-        if self.mem.shape != input_.shape:
-            self.mem = torch.zeros_like(input_)
-        spk, self.mem, self._memory = self._step(input_, self.mem, self._recall())
+            spk, *traces = self._sequence(input_)
+            return self._grade(spk), *traces
+        for name in self._states:
+            state = given.get(name, getattr(self, name))
+            setattr(self, name, state if state.shape == input_.shape else torch.zeros_like(input_))
+        before = tuple(getattr(self, name) for name in self._states)
+        spk, after, self._memory = self._step(input_, before, self._recall())
+        for name, state in zip(self._states, after, strict=True):
+            setattr(self, name, state)
         self._trace = None if torch.compiler.is_compiling() else self._look()
         spk = self._grade(spk)
-        return spk if self.init_hidden and not self.output else (spk, self.mem)
+        return spk if only_spikes else (spk, *after)
 
-    # The rule of each neuron ---------------------------------------------------------------------------------------
+    # The rule of each neuron ------------------------------------------------------------------------------------------
 
     def _rest(self, like: Tensor) -> State:
         """Memory of a neuron that has not fired."""
         raise NotImplementedError
 
-    def _step(self, current: Tensor, mem: Tensor, memory: State) -> tuple[Tensor, Tensor, State]:
-        """One step: spikes, membrane and memory after it."""
+    def _fire(self, mem: Tensor, memory: State) -> tuple[Tensor, State]:
+        """Spikes of this step and the memory after it."""
         raise NotImplementedError
 
-    def _sequence(self, current: Tensor) -> tuple[Tensor, Tensor]:
-        """Spikes and membranes ``[T, B, ...]`` from rest, step by step."""
-        mem = torch.zeros_like(current[0])
-        memory = self._rest(mem)
-        spikes, membranes = [], []
+    def _integrate(self, current: Tensor, states: State) -> State:
+        """States after this step, before any spike."""
+        return (self._quantised(self.decay() * states[-1] + current),)
+
+    def _step(self, current: Tensor, states: State, memory: State) -> tuple[Tensor, State, State]:
+        """One step: spikes, states and memory after it."""
+        states = self._integrate(current, states)
+        spk, memory = self._fire(states[-1], memory)
+        return spk.to(current.dtype), states, memory
+
+    def _sequence(self, current: Tensor) -> State:
+        """Spikes and states ``[T, B, ...]`` from rest, step by step."""
+        rest = torch.zeros_like(current[0])
+        states, memory = tuple(rest for _ in self._states), self._rest(rest)
+        steps = []
         for step in current.unbind(0):
-            spk, mem, memory = self._step(step, mem, memory)
-            spikes.append(spk)
-            membranes.append(mem)
-        return torch.stack(spikes), torch.stack(membranes)
+            spk, states, memory = self._step(step, states, memory)
+            steps.append((spk, *states))
+        return tuple(torch.stack(trace) for trace in zip(*steps, strict=True))
 
     def _sequence_spikes(self, current: Tensor) -> Tensor:
         return self._sequence(current)[0]
 
-    # Parts -----------------------------------------------------------------------------------------------------------
+    # Parts ------------------------------------------------------------------------------------------------------------
 
-    def _integrate(self, current: Tensor, mem: Tensor) -> Tensor:
-        mem = self.decay() * mem + current
-        return self.state_quant(mem) if self.state_quant else mem
+    def _quantised(self, state: Tensor) -> Tensor:
+        return self.state_quant(state) if self.state_quant else state
 
     def _crossings(self, mem: Tensor) -> Tensor:
         if self.inhibition:
@@ -216,7 +245,51 @@ class _OneSpike(_TrackedLeaky):
         return memory
 
 
-class SingleSpikeLeaky(_OneSpike):
+class _FirstCrossing(_OneSpike):
+    """The single-spike rule with its gradient estimator; the membrane is never reset, so it is a scan over time."""
+
+    def __init__(self, *, estimator: str, **options: Any) -> None:
+        check_estimator(estimator)
+        super().__init__(**options)
+        self.estimator = estimator
+
+    def _rest(self, like: Tensor) -> State:
+        return first_spike_state(like, self.estimator)
+
+    def _fire(self, mem: Tensor, memory: State) -> tuple[Tensor, State]:
+        return first_spike_step(self._crossings(mem), memory, self.estimator)
+
+    def _drive(self, current: Tensor) -> State:
+        """States before the membrane, each as a whole sequence; the last one drives it."""
+        return ()
+
+    @property
+    def _is_linear(self) -> bool:
+        """Whether the states are plain scans and each crossing depends on its own neuron alone."""
+        return not (self.state_quant or self.inhibition)
+
+    def _sequence(self, current: Tensor) -> State:
+        if not self._is_linear:
+            return super()._sequence(current)
+        drive = self._drive(current)
+        membrane = leaky_scan((current, *drive)[-1], self.decay())
+        spikes = first_spike(self._crossings(membrane), self.estimator)
+        return spikes.to(current.dtype), *drive, membrane
+
+    def _sequence_spikes(self, current: Tensor) -> Tensor:
+        if not self._is_linear:
+            return super()._sequence_spikes(current)
+        spikes = single_spike(
+            (current, *self._drive(current))[-1],
+            self.decay(),
+            self.threshold,
+            surrogate=self.spike_grad,
+            estimator=self.estimator,
+        )
+        return spikes.to(current.dtype)
+
+
+class SingleSpikeLeaky(_FirstCrossing, snn.Leaky):
     """A leaky neuron that fires at most once per sample: at its first threshold crossing.
 
     ``V[t] = beta * V[t-1] + I[t]``, ``S[t] = 1`` at the first ``t`` with ``V[t] > threshold``. It never fires again,
@@ -270,9 +343,8 @@ class SingleSpikeLeaky(_OneSpike):
         *,
         estimator: str = "ramp",
     ) -> None:
-        check_estimator(estimator)
         super().__init__(
-            beta,
+            beta=beta,
             threshold=threshold,
             spike_grad=spike_grad,
             surrogate_disable=surrogate_disable,
@@ -286,62 +358,132 @@ class SingleSpikeLeaky(_OneSpike):
             graded_spikes_factor=graded_spikes_factor,
             learn_graded_spikes_factor=learn_graded_spikes_factor,
             reset_delay=reset_delay,
+            estimator=estimator,
         )
-        self.estimator = estimator
-
-    def _rest(self, like: Tensor) -> State:
-        return first_spike_state(like, self.estimator)
-
-    def _step(self, current: Tensor, mem: Tensor, memory: State) -> tuple[Tensor, Tensor, State]:
-        mem = self._integrate(current, mem)
-        spk, memory = first_spike_step(self._crossings(mem), memory, self.estimator)
-        return spk.to(current.dtype), mem, memory
-
-    @property
-    def _is_linear(self) -> bool:
-        """Whether the membrane is the plain scan and each crossing depends on its own neuron alone."""
-        return not (self.state_quant or self.inhibition)
-
-    def _sequence(self, current: Tensor) -> tuple[Tensor, Tensor]:
-        if not self._is_linear:
-            return super()._sequence(current)
-        membrane = leaky_scan(current, self.decay())
-        return first_spike(self._crossings(membrane), self.estimator).to(current.dtype), membrane
-
-    def _sequence_spikes(self, current: Tensor) -> Tensor:
-        if not self._is_linear:
-            return super()._sequence_spikes(current)
-        return single_spike(current, self.decay(), self.threshold, surrogate=self.spike_grad, estimator=self.estimator)
 
 
-class StandardSingleSpikeLeaky(_OneSpike):
+class SingleSpikeSynaptic(_FirstCrossing, snn.Synaptic):
+    """A neuron with synaptic current that fires at most once per sample, in the place of :class:`snntorch.Synaptic`.
+
+    ``syn[t] = alpha * syn[t-1] + I[t]``, ``V[t] = beta * V[t-1] + syn[t]``; the rest as in :class:`SingleSpikeLeaky`.
+    A step returns ``(spk, syn, mem)`` without ``init_hidden``.
+
+    Args:
+        alpha: decay of the synaptic current per step in ``[0, 1]``, a number or a tensor such as ``[N]``.
+        beta: decay of the membrane per step in ``[0, 1]``.
+        threshold: the membrane must exceed it (strictly) to fire.
+        spike_grad: surrogate gradient; None is ``ATan(2)``.
+        surrogate_disable: use a step without a gradient.
+        init_hidden: keep the states in the neuron and return spikes only.
+        inhibition: in each step only the neuron with the highest membrane may cross.
+        learn_alpha: make ``alpha`` a parameter.
+        learn_beta: make ``beta`` a parameter.
+        learn_threshold: make ``threshold`` a parameter.
+        reset_mechanism: accepted, without effect.
+        state_quant: quantisation of both states after each step.
+        output: with ``init_hidden``, return ``(spk, syn, mem)`` all the same.
+        reset_delay: accepted, without effect.
+        estimator: ``ramp``, ``survival`` or ``flat``.
+
+    Raises:
+        ValueError: ``alpha`` or ``beta`` lies outside ``[0, 1]`` or the estimator is unknown.
+    """
+
+    _states: ClassVar[tuple[str, ...]] = ("syn", "mem")
+    alpha: Tensor
+
+    def __init__(
+        self,
+        alpha: float | Tensor,
+        beta: float | Tensor,
+        threshold: float | Tensor = 1.0,
+        spike_grad: Callable[[Tensor], Tensor] | None = None,
+        surrogate_disable: bool = False,
+        init_hidden: bool = False,
+        inhibition: bool = False,
+        learn_alpha: bool = False,
+        learn_beta: bool = False,
+        learn_threshold: bool = False,
+        reset_mechanism: str = "subtract",
+        state_quant: Any = False,
+        output: bool = False,
+        reset_delay: bool = True,
+        *,
+        estimator: str = "ramp",
+    ) -> None:
+        super().__init__(
+            alpha=alpha,
+            beta=beta,
+            threshold=threshold,
+            spike_grad=spike_grad,
+            surrogate_disable=surrogate_disable,
+            init_hidden=init_hidden,
+            inhibition=inhibition,
+            learn_alpha=learn_alpha,
+            learn_beta=learn_beta,
+            learn_threshold=learn_threshold,
+            reset_mechanism=reset_mechanism,
+            state_quant=state_quant,
+            output=output,
+            reset_delay=reset_delay,
+            estimator=estimator,
+        )
+
+    def _integrate(self, current: Tensor, states: State) -> State:
+        syn, mem = states
+        syn = clamp_inward(self.alpha) * syn + current
+        return self._quantised(syn), self._quantised(self.decay() * mem + syn)
+
+    def _drive(self, current: Tensor) -> State:
+        return (leaky_scan(current, clamp_inward(self.alpha)),)
+
+
+class StandardSingleSpikeLeaky(_OneSpike, snn.Leaky):
     """The paper's sequential single-spike neuron: a time loop with a membrane that is zeroed after the spike.
 
     Its spikes are those of :class:`SingleSpikeLeaky`; its gradient is plain backpropagation through time with the
     mask of spent neurons held constant. A model for comparison, as slow as any loop.
 
+    Args:
+        beta: membrane decay per step in ``[0, 1]``.
+        threshold: the membrane must exceed it (strictly) to fire.
+        options: as in :class:`snntorch.Leaky`.
+
     Source: Taylor, King & Harper, arXiv:2205.15286 ("standard" model).
     """
+
+    def __init__(self, beta: float | Tensor, threshold: float | Tensor = 1.0, **options: Any) -> None:
+        super().__init__(beta=beta, threshold=threshold, **options)
 
     def _rest(self, like: Tensor) -> State:
         return (torch.ones_like(like),)
 
-    def _step(self, current: Tensor, mem: Tensor, memory: State) -> tuple[Tensor, Tensor, State]:
+    def _step(self, current: Tensor, states: State, memory: State) -> tuple[Tensor, State, State]:
         (alive,) = memory
-        mem = self._integrate(current, mem) * alive
+        (mem,) = self._integrate(current, states)
+        mem = mem * alive
         spk = self._crossings(mem) * alive
-        return spk.to(current.dtype), mem, (alive * (1 - spk.detach()),)
+        return spk.to(current.dtype), (mem,), (alive * (1 - spk.detach()),)
 
 
-class MultiSpikeLeaky(_TrackedLeaky):
-    """The multi-spike baseline: :class:`snntorch.Leaky` itself (detached reset), plus :attr:`sequence`."""
+class MultiSpikeLeaky(_Tracked, snn.Leaky):
+    """The multi-spike baseline: :class:`snntorch.Leaky` itself (detached reset), plus :attr:`sequence`.
 
-    def forward(self, input_: Tensor, mem: Tensor | None = None) -> Tensor | tuple[Tensor, Tensor]:
+    Args:
+        beta: membrane decay per step in ``[0, 1]``.
+        threshold: the membrane must exceed it (strictly) to fire.
+        options: as in :class:`snntorch.Leaky`.
+    """
+
+    def __init__(self, beta: float | Tensor, threshold: float | Tensor = 1.0, **options: Any) -> None:
+        super().__init__(beta=beta, threshold=threshold, **options)
+
+    def forward(self, input_: Tensor, mem: Tensor | None = None) -> Any:
         """As ``snn.Leaky``; a whole sequence ``[T, B, ...]`` from rest when :attr:`sequence` is set."""
         if not self.sequence:
             return super().forward(input_, mem)
         if mem is not None:
-            raise TypeError("a sequence starts from rest: do not pass `mem` while `sequence` is set")
+            raise TypeError("a sequence starts from rest: pass no states while `sequence` is set")
         self.reset_mem()
         spikes, membranes = [], []
         for step in input_.unbind(0):
@@ -356,7 +498,7 @@ class MultiSpikeLeaky(_TrackedLeaky):
         return self.decay() * self.mem + input_
 
 
-class LeakyReadout(_TrackedLeaky):
+class LeakyReadout(_Tracked, snn.Leaky):
     """A leaky integrator that never fires: the output layer whose membrane is read.
 
     Args:
@@ -367,9 +509,9 @@ class LeakyReadout(_TrackedLeaky):
     """
 
     def __init__(self, beta: float | Tensor, learn_beta: bool = False, init_hidden: bool = False) -> None:
-        super().__init__(beta, learn_beta=learn_beta, init_hidden=init_hidden, reset_mechanism="none")
+        super().__init__(beta=beta, learn_beta=learn_beta, init_hidden=init_hidden, reset_mechanism="none")
 
-    def forward(self, input_: Tensor, mem: Tensor | None = None) -> Tensor | tuple[Tensor, Tensor]:
+    def forward(self, input_: Tensor, mem: Tensor | None = None) -> Any:
         """The membrane after one step ``[B, C]``, or after each of a sequence ``[T, B, C]``."""
         if mem is not None and (self.init_hidden or self.sequence):
             raise TypeError("`mem` should not be passed with `init_hidden=True` or while `sequence` is set")

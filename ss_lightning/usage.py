@@ -42,9 +42,9 @@ def explain(error: BaseException, known_keys: Iterable[str]) -> str:
     return core
 
 
-def innermost(error: BaseException) -> str:
-    """The message at the root of a chain of errors."""
-    return str(list(_chain(error))[-1])
+def innermost(error: BaseException) -> BaseException:
+    """The root of a chain of errors."""
+    return list(_chain(error))[-1]
 
 
 def class_arguments(class_path: str) -> list[str]:

@@ -114,7 +114,7 @@ def _compiled_loop() -> Callable | None:
         from numba import njit
     except ImportError as error:
         warnings.warn(
-            f"numba could not be imported ({error}), so events are binned with NumPy, which takes 4 to 25 times as long. "
+            f"numba could not be imported ({error}), so events are binned with NumPy, 4 to 25 times slower. "
             "Install a numba that fits this Python and NumPy: pip install -U numba",
             stacklevel=3,
         )

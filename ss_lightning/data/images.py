@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import math
+import zlib
 from pathlib import Path
 from typing import Any, Literal
 
@@ -34,8 +35,7 @@ def pixel_steps(pixels: np.ndarray, num_steps: int) -> np.ndarray:
 
 
 def read_idx(path: Path, num_axes: int) -> np.ndarray:
-    """Read an idx file of unsigned bytes (http://yann.lecun.com/exdb/mnist/), or its ``.gz`` if only that is
-    there.
+    """Read an idx file of unsigned bytes (http://yann.lecun.com/exdb/mnist/), or its ``.gz`` if only that is there.
 
     Args:
         path: The unzipped file.
@@ -49,7 +49,7 @@ def read_idx(path: Path, num_axes: int) -> np.ndarray:
         content = path.read_bytes() if path.is_file() else gzip.decompress(Path(f"{path}.gz").read_bytes())
     except FileNotFoundError as error:
         raise DataError(f"{path}: missing, zipped or not. Get it (download: true), or set root.") from error
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path}: cannot be read ({error}). {how}") from error
     header = 4 * (1 + num_axes)
     magic = bytes([0, 0, 8, num_axes])

@@ -96,8 +96,7 @@ def held_out_speakers(known: np.ndarray, val_speakers: list[int] | None) -> list
 
 
 class SHDData(EventDataModule):
-    """Spiking Heidelberg Digits, or any pair of files in its layout: ``<root>/SHD/shd_train.h5`` and
-    ``shd_test.h5``.
+    """Spiking Heidelberg Digits, or any pair of files in its layout: ``<root>/SHD/shd_{train,test}.h5``.
 
     The real files have 8,156 training and 2,264 test samples, 700 units, 20 classes. There is no official
     validation set and no random split here: validation holds out training speakers, as the test set has

@@ -97,6 +97,8 @@ def first_spike(crossings: Tensor, estimator: str = "ramp") -> Tensor:
         Spikes ``[T, B, N]``, at most one per neuron and sample. O(T) forwards and backwards.
     """
     check_estimator(estimator)
+    if torch.compiler.is_compiling():  # tracers want plain operators
+        return first_spike_reference(crossings, estimator)
     return _FirstSpike.apply(crossings, estimator)
 
 

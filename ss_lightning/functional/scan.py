@@ -30,6 +30,8 @@ def leaky_scan(current: Tensor, beta: Tensor | float) -> Tensor:
 
     Source: Taylor, King & Harper, arXiv:2205.15286.
     """
+    if torch.compiler.is_compiling():  # tracers want plain operators
+        return leaky_scan_reference(current, beta)
     return _LeakyScan.apply(current, as_like(beta, current))
 
 

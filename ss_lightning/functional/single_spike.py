@@ -77,7 +77,7 @@ def single_spike(
     Source: Taylor, King & Harper, arXiv:2205.15286 (model and ramp).
     """
     check_arguments(current, beta, estimator)
-    if isinstance(surrogate, Surrogate):
+    if isinstance(surrogate, Surrogate) and not torch.compiler.is_compiling():
         return _SingleSpike.apply(
             current, as_like(beta, current), as_like(threshold, current), surrogate, estimator
         )
@@ -95,7 +95,7 @@ def check_arguments(current: Tensor, beta: Tensor | float, estimator: str) -> No
     check_beta(beta)
 
 
-def check_beta(beta: Tensor | float) -> None:
+def check_beta(beta: Tensor | float, name: str = "beta") -> None:
     """Refuse a decay outside ``[0, 1]``; NaN counts as outside. On a GPU the look would stall, so it is skipped."""
     if isinstance(beta, Tensor):
         if beta.device.type != "cpu" or torch.compiler.is_compiling():
@@ -105,7 +105,7 @@ def check_beta(beta: Tensor | float) -> None:
         inside = 0 <= beta <= 1
     if not inside:
         shown = beta.detach().flatten()[:5].tolist() if isinstance(beta, Tensor) else beta
-        raise ValueError(f"beta must lie in [0, 1] (decay of the membrane per step), got {shown}")
+        raise ValueError(f"{name} must lie in [0, 1] (decay per step), got {shown}")
 
 
 class _SingleSpike(torch.autograd.Function):

@@ -97,9 +97,10 @@ def test_damaged_files_are_named(idx, tmp_path, damage, words):
         assert word in str(caught.value)
 
 
-def test_a_damaged_zip_is_named(idx, tmp_path):
+@pytest.mark.parametrize("damage", [lambda content: content[:-30], lambda content: content[:10] + b"\xff" * 50])
+def test_a_damaged_zip_is_named(idx, tmp_path, damage):
     path = idx.write_all(tmp_path, zipped=True) / "MNIST" / "raw" / f"{IMAGES}.gz"
-    path.write_bytes(path.read_bytes()[:-30])
+    path.write_bytes(damage(path.read_bytes()))
     with pytest.raises(DataError, match=f"{IMAGES}: cannot be read"):
         MNISTData(root=str(tmp_path)).setup("fit")
 
