@@ -8,8 +8,9 @@ import shlex
 import sys
 import warnings
 from argparse import ArgumentError
+from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
@@ -34,13 +35,16 @@ from ss_lightning.usage import explain, innermost
 # The process that starts a run tells the ranks it launches where the run lives.
 _RUN_VARIABLE = "SS_LIGHTNING_RUN"
 
+# Subcommands that are no training: the module whose ``main(arguments)`` does it, imported when asked for.
+_TOOLS: dict[str, str] = {}
+
 _LINKS = ("input_shape", "num_classes", "step_ms")
 
 
 class SpikingCLI(LightningCLI):
     """LightningCLI whose runs are never written over and whose checkpoints are never reinterpreted."""
 
-    def __init__(self, args: list[str] | None = None) -> None:
+    def __init__(self, args: list[str]) -> None:
         super().__init__(
             LightningModule,
             LightningDataModule,
@@ -74,7 +78,7 @@ class SpikingCLI(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Parse; without a config, the one that lies beside the checkpoint is used."""
-        arguments = list(sys.argv[1:] if args is None else args)
+        arguments = cast(list[str], args)
         if not arguments:
             raise UsageError(f"say what to do: {', '.join(self.subcommands())}. --help explains")
         try:
@@ -226,9 +230,13 @@ def _plain(value: Any) -> Any:
 
 def main(args: list[str] | None = None) -> int:
     """Run the command line and return its exit code: 0, 1 (data) or 2 (usage)."""
+    arguments = list(sys.argv[1:] if args is None else args)
     _quiet()
     try:
-        SpikingCLI(args)
+        if arguments and arguments[0] in _TOOLS:
+            tool = import_module(f"ss_lightning.{_TOOLS[arguments[0]]}")
+            return tool.main(arguments[1:])
+        SpikingCLI(arguments)
     except (UsageError, MisconfigurationException) as error:
         return _complain(error, 2)
     except DataError as error:

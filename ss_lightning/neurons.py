@@ -1,8 +1,9 @@
 """snnTorch neurons that fire at most once per sample, their readout and their baselines.
 
 Every class here subclasses :class:`snntorch.Leaky` (one :class:`snntorch.Synaptic`), keeps its constructor and its
-calling convention, and so works in existing snnTorch code: one step per ``forward``, ``spk`` with ``init_hidden``, else ``(spk, mem)``. Setting
-``neuron.sequence = True`` makes ``forward`` take a whole sequence ``[T, B, ...]`` instead, from rest.
+calling convention, and so works in existing snnTorch code: one step per ``forward``, ``spk`` with ``init_hidden``, else
+``(spk, mem)``. Setting ``neuron.sequence = True`` makes ``forward`` take a whole sequence ``[T, B, ...]`` instead, from
+rest.
 
 The maths lives in :mod:`ss_lightning.functional`.
 """
