@@ -36,7 +36,7 @@ from ss_lightning.usage import explain, innermost
 _RUN_VARIABLE = "SS_LIGHTNING_RUN"
 
 # Subcommands that are no training: the module whose ``main(arguments)`` does it, imported when asked for.
-_TOOLS: dict[str, str] = {}
+_TOOLS: dict[str, str] = {"benchmark": "benchmark"}
 
 _LINKS = ("input_shape", "num_classes", "step_ms")
 

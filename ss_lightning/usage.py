@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import difflib
 import re
+from argparse import ArgumentError
 from collections.abc import Iterable
 
-from jsonargparse import ArgumentParser
+from jsonargparse import ArgumentParser, Namespace
+
+from ss_lightning.errors import UsageError
 
 _KEY = re.compile(r'Parser key "([^"]+)"')
 _CLASS = re.compile(r"Problem with given class_path '([^']+)'")
@@ -64,3 +67,15 @@ def _chain(error: BaseException) -> Iterable[BaseException]:
 def _suggestion(name: str, known: Iterable[str]) -> str:
     near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
     return f" Did you mean {near[0]}?" if near else " --help lists what there is."
+
+
+def parse(parser: ArgumentParser, arguments: list[str]) -> Namespace:
+    """Parse the arguments of a subcommand.
+
+    Raises:
+        UsageError: they do not fit; the message names the argument and the nearest right one.
+    """
+    try:
+        return parser.parse_args(arguments)
+    except ArgumentError as error:
+        raise UsageError(explain(error, [action.dest for action in parser._actions])) from error

@@ -105,9 +105,9 @@ class TestRun:
             run("fit", "--config", YINYANG, "--print_config")
         assert stop.value.code == 0
         config = yaml.safe_load(capsys.readouterr().out)
-        assert config["model"]["init_args"]["tau_readout_ms"] == 20
+        assert config["model"]["init_args"]["tau_readout_ms"] == 100
         assert config["data"]["init_args"]["batch_size"] == 128
-        assert config["optimizer"]["init_args"]["lr"] == 0.005
+        assert config["optimizer"]["init_args"]["lr"] == 0.003
 
     def test_without_validation_set_the_last_epoch_counts_as_best(self, shd, folder, capsys):
         shd.write_pair(folder / "data")

@@ -366,7 +366,7 @@ def _ramp(state, width):
 @_jit
 def _flat(state, first, t, width):
     """``dL/dc = sum over k >= t of dL/dS[k]`` up to the first crossing, four steps in place."""
-    zero = state[0] * 0
+    zero = state.dtype.type(0)
     for j in range(width):
         total, spike = state[_SUM + j], first[j] - t
         total += state[3 * _ROW + j]
@@ -381,60 +381,60 @@ def _flat(state, first, t, width):
 
 
 @_jit_inline
-def _survive(grad, at_first, at_second, spike, again, t):
+def _survive(grad, at_first, at_second, spike, again, t, zero):
     """One step of survival: ``dL/dc``, and ``dL/dS`` at the first and second crossing as far as they are known."""
     at_second = grad if again == t else at_second
     at_first = grad if spike == t else at_first
     told = grad - (at_second if spike == t else at_first)
-    return (told if spike >= t else grad - grad), at_first, at_second
+    return (told if spike >= t else zero), at_first, at_second
 
 
 @_jit
 def _survival(state, first, second, t, width):
     """``dL/dc = dL/dS[t] - dL/dS[t*]`` before the spike, ``dL/dS[t*] - dL/dS[t2]`` at it; four steps in place."""
+    zero = state.dtype.type(0)
     for j in range(width):
         at_first, at_second = state[_SUM + j], state[_SUM_OF_SUMS + j]
         spike, again = first[j] - t, second[j] - t
         state[3 * _ROW + j], at_first, at_second = _survive(
-            state[3 * _ROW + j], at_first, at_second, spike, again, 3
+            state[3 * _ROW + j], at_first, at_second, spike, again, 3, zero
         )
         state[2 * _ROW + j], at_first, at_second = _survive(
-            state[2 * _ROW + j], at_first, at_second, spike, again, 2
+            state[2 * _ROW + j], at_first, at_second, spike, again, 2, zero
         )
         state[_ROW + j], at_first, at_second = _survive(
-            state[_ROW + j], at_first, at_second, spike, again, 1
+            state[_ROW + j], at_first, at_second, spike, again, 1, zero
         )
-        state[j], at_first, at_second = _survive(state[j], at_first, at_second, spike, again, 0)
+        state[j], at_first, at_second = _survive(state[j], at_first, at_second, spike, again, 0, zero)
         state[_SUM + j], state[_SUM_OF_SUMS + j] = at_first, at_second
 
 
 @_jit_inline
-def _derivative(x, surrogate, slope, one):
-    """Derivative of the surrogate at ``x = V - threshold``."""
+def _derivative(x, surrogate, height, scale, zero, one):
+    """Derivative of the surrogate at ``x = V - threshold``; plain numbers would turn float32 into float64 here."""
     if surrogate == 0:
-        y = abs(x) * slope + one
-        return one / (y * y)
+        y = abs(x) * scale + one
+        return height / (y * y)
     if surrogate == 1:
-        # slope / 2 / (1 + (pi / 2 * slope * x)^2), with one = 1 in the dtype of the membrane
-        y = x * slope * (one * np.pi / 2)
-        return slope * one / 2 / (y * y + one)
-    return max(one - abs(x) * slope, one - one)
+        y = x * scale
+        return height / (y * y + one)
+    return max(one - abs(x) * scale, zero)
 
 
 @_jit_inline
-def _walk(state, scratch, row, surrogate, slope, width):
+def _walk(state, scratch, row, surrogate, height, scale, width):
     """From ``dL/dc`` to ``dL/dI`` of four steps, which replaces the membrane in scratch rows ``row .. row + 3``."""
-    one = slope / slope
+    zero, one = scratch.dtype.type(0), scratch.dtype.type(1)
     # A view from the row before: its indices are plainly not negative, or numba's wrap-around spoils the loop.
     rows = scratch[(row - 1) * _ROW : (row + 4) * _ROW]
     for j in range(width):
         beta, threshold, carry = state[_BETA + j], state[_THRESHOLD + j], state[_CARRY + j]
         before, v0, v1 = rows[j], rows[_ROW + j], rows[2 * _ROW + j]
         v2, v3 = rows[3 * _ROW + j], rows[4 * _ROW + j]
-        g3 = state[3 * _ROW + j] * _derivative(v3 - threshold, surrogate, slope, one)
-        g2 = state[2 * _ROW + j] * _derivative(v2 - threshold, surrogate, slope, one)
-        g1 = state[_ROW + j] * _derivative(v1 - threshold, surrogate, slope, one)
-        g0 = state[j] * _derivative(v0 - threshold, surrogate, slope, one)
+        g3 = state[3 * _ROW + j] * _derivative(v3 - threshold, surrogate, height, scale, zero, one)
+        g2 = state[2 * _ROW + j] * _derivative(v2 - threshold, surrogate, height, scale, zero, one)
+        g1 = state[_ROW + j] * _derivative(v1 - threshold, surrogate, height, scale, zero, one)
+        g0 = state[j] * _derivative(v0 - threshold, surrogate, height, scale, zero, one)
         i3 = g3 + beta * carry
         i2 = g2 + beta * i3
         i1 = g1 + beta * i2
@@ -447,14 +447,14 @@ def _walk(state, scratch, row, surrogate, slope, width):
 
 
 @_jit
-def _walk_back(state, scratch, row, surrogate, slope, width):
+def _walk_back(state, scratch, row, surrogate, height, scale, width):
     """:func:`_walk`, compiled once for each surrogate so that its loop has no branches."""
     if surrogate == 0:
-        _walk(state, scratch, row, 0, slope, width)
+        _walk(state, scratch, row, 0, height, scale, width)
     elif surrogate == 1:
-        _walk(state, scratch, row, 1, slope, width)
+        _walk(state, scratch, row, 1, height, scale, width)
     else:
-        _walk(state, scratch, row, 2, slope, width)
+        _walk(state, scratch, row, 2, height, scale, width)
 
 
 @_jit
@@ -470,7 +470,8 @@ def layer_backward(
     times,
     estimator,
     surrogate,
-    slope,
+    height,
+    scale,
     up,
     up_last,
     up_weight,
@@ -554,7 +555,7 @@ def layer_backward(
                     _survival(state, first, second, np.int32(t), width)
                 else:
                     _flat(state, first, np.int32(t), width)
-                _walk_back(state, flat_scratch, top + t, surrogate, slope, width)
+                _walk_back(state, flat_scratch, top + t, surrogate, height, scale, width)
 
             if out_first >= 0:
                 for t in range(slot - 1):
@@ -659,6 +660,14 @@ def _hidden_events(times: list[np.ndarray], num_steps: int) -> _Events:
     offsets = np.empty(samples * (num_steps + 1), np.int32)
     times_to_events(joined, num_steps, units, offsets)
     return _Events(units, offsets, num_steps + 1)
+
+
+def _shape(surrogate: Surrogate, dtype: np.dtype) -> tuple[Any, Any]:
+    """Height at the threshold and scale of its argument, see :func:`_derivative`."""
+    height, scale = 1.0, surrogate.slope
+    if surrogate.kind == "atan":
+        height, scale = scale / 2, scale * np.pi / 2
+    return dtype.type(height), dtype.type(scale)
 
 
 def _sources(times: list[np.ndarray], skip: bool) -> list[np.ndarray]:
@@ -798,7 +807,7 @@ def network_backward(
                 done[i],
                 ESTIMATORS[estimator],
                 SURROGATES[surrogate.kind],
-                layer.bias.dtype.type(surrogate.slope),
+                *_shape(surrogate, layer.bias.dtype),
                 up,
                 up_last,
                 up_weights[i],

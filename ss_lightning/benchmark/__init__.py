@@ -1,0 +1,5 @@
+"""``python -m ss_lightning benchmark``: this package beside its peers, on the machine at hand."""
+
+from ss_lightning.benchmark.run import main
+
+__all__ = ["main"]
