@@ -22,38 +22,41 @@ COLUMNS += ["median_ms", "min_ms", "max_ms", "peak_mib"]
 
 
 def benchmark(
-    suites: list[Literal["neuron", "layer", "step", "scale"]] = ["step"],  # noqa: B006 - shown by --help, not changed
+    suite: Literal["neuron", "layer", "step", "scale", "all"] = "step",
     threads: int = 1,
     rounds: int = 5,
     cap_seconds: float = 60.0,
     full: bool = False,
     memory: bool = False,
-    only: list[str] = [],  # noqa: B006
+    only: str = "",
     out: Path = Path("runs/benchmark"),
 ) -> None:
     """Time ss_lightning and its peers side by side in one process, taking turns, on the same pre-binned batches.
 
     Args:
-        suites: neuron (spikes from a dense current, forward and backward), layer (one hidden layer trained), step
-            (whole networks trained: SHD, Fashion-MNIST, depth), scale (growth with time steps and events).
+        suite: neuron (spikes from a dense current, forward and backward), layer (one hidden layer trained), step
+            (whole networks trained: SHD, Fashion-MNIST, depth), scale (growth with time steps and events), or all.
         threads: threads that every contender may use.
         rounds: timed steps of each contender and cell, after warming up; medians are reported.
         cap_seconds: a contender whose single step takes longer is recorded as capped.
         full: the whole grid of the paper (hours) instead of a part of it (minutes).
         memory: also measure the peak memory of each contender in a process of its own.
-        only: contenders whose names contain one of these words; snnTorch Leaky, the baseline, always takes part.
+        only: contenders whose names contain one of these words, separated by commas; the baseline always takes part.
         out: folder for the CSV and the figures.
     """
     if threads < 1 or rounds < 1:
         raise UsageError(f"--threads and --rounds must be 1 or more, got {threads} and {rounds}")
-    rivals = [c for i, c in enumerate(contenders()) if i == 0 or not only or any(word in c.name for word in only)]
+    rivals = [
+        c for i, c in enumerate(contenders()) if i == 0 or any(word.strip() in c.name for word in only.split(","))
+    ]
     torch.set_num_threads(threads)
     out.mkdir(parents=True, exist_ok=True)
     print(f"{machine()}; {threads} thread{'s' * (threads > 1)}, median of {rounds} rounds", flush=True)
+    suites = ["neuron", "layer", "step", "scale"] if suite == "all" else [suite]
     rows: list[tuple[Cell, Timing, float]] = []
-    for suite in suites:
-        taking_part = [c for c in rivals if suite != "scale" or "ss_lightning" in c.name]
-        for cell in cells(suite, full):
+    for name in suites:
+        taking_part = [c for c in rivals if name != "scale" or "ss_lightning" in c.name]
+        for cell in cells(name, full):
             timings = time_cell(cell, taking_part, rounds, cap_seconds)
             peaks = [
                 peak_memory(next(c for c in rivals if c.name == t.contender), cell, threads)
@@ -64,9 +67,9 @@ def benchmark(
             print_cell(cell, timings, peaks)
             rows += zip([cell] * len(timings), timings, peaks, strict=True)
             write_csv(out / f"{threads}_threads.csv", rows)  # after every cell: nothing is lost when stopped
-    for suite in suites:
-        figure = out / f"{suite}_{threads}_threads.png"
-        draw([row for row in rows if row[0].suite == suite], figure)
+    for name in suites:
+        figure = out / f"{name}_{threads}_threads.png"
+        draw([row for row in rows if row[0].suite == name], figure)
         print(f"figure  {figure}")
     print(f"table   {out / f'{threads}_threads.csv'}")
 
