@@ -147,10 +147,10 @@ class _OneSpike(_Tracked):
             ``spk`` with ``init_hidden`` (and ``output`` false), else ``(spk, mem)`` with all states, shaped like the
             input.
         """
-        given = dict(zip(self._states, states, strict=False)) | named
-        given = {name: state for name, state in given.items() if state is not None}
-        if len(states) > len(self._states) or not given.keys() <= set(self._states):
+        if len(states) > len(self._states) or not named.keys() <= set(self._states):
             raise TypeError(f"{type(self).__name__} takes the states {', '.join(self._states)}")
+        given = dict(zip(self._states[: len(states)], states, strict=True)) | named
+        given = {name: state for name, state in given.items() if state is not None}
         if given and self.init_hidden:
             raise TypeError(f"`{'`, `'.join(given)}` should not be passed as an argument while `init_hidden=True`")
         only_spikes = self.init_hidden and not self.output

@@ -6,7 +6,7 @@ samples for each thread; the kernels release the GIL, so plain Python threads ru
 
 Forward, for one sample and one block of neurons: add the weight rows of this step's events, decay, compare, note
 the first crossing. Only first spike times are kept. Backward: recompute the membrane of one sample and block into
-scratch, then walk back in time, four steps at once. ``dL/dS`` is ``dL/dI`` of the layers above times their weights;
+scratch, then walk back in time, eight steps at once. ``dL/dS`` is ``dL/dI`` of the layers above times their weights;
 estimator, surrogate and reverse leaky scan turn it into this layer's ``dL/dI``, which overwrites the membrane in the
 scratch; at last its rows are summed into the weight row of every input unit.
 
@@ -28,6 +28,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numba import njit
 from torch import Tensor
 
@@ -44,16 +45,16 @@ _MAX_WIDTH = 512
 # Distance between the rows of scratch memory, for blocks of every width: a constant tells the compiler that rows
 # never overlap. No power of two, so that rows do not fall into the same cache sets.
 _ROW = _MAX_WIDTH + _LANES
-# Rows of the state that the backward pass keeps of every neuron of a block: dL/dS of four steps, then
-_CARRY = 4 * _ROW  # dL/dI of the step after
-_SUM = 5 * _ROW  # ramp, flat: sum of dL/dS so far; survival: dL/dS at the first crossing
-_SUM_OF_SUMS = 6 * _ROW  # ramp: sum of those sums; survival: dL/dS at the second crossing
-_BETA = 7 * _ROW
-_THRESHOLD = 8 * _ROW
-_GRAD_BIAS = 9 * _ROW
-_GRAD_BETA = 10 * _ROW
-_GRAD_THRESHOLD = 11 * _ROW
-_STATE_SIZE = 12 * _ROW
+# Rows of the state that the backward pass keeps of every neuron of a block.
+_CARRY = 0  # dL/dI of the step after
+_SUM = _ROW  # ramp, flat: sum of dL/dS so far; survival: dL/dS at the first crossing
+_SUM_OF_SUMS = 2 * _ROW  # ramp: sum of those sums; survival: dL/dS at the second crossing
+_BETA = 3 * _ROW
+_THRESHOLD = 4 * _ROW
+_GRAD_BIAS = 5 * _ROW
+_GRAD_BETA = 6 * _ROW
+_GRAD_THRESHOLD = 7 * _ROW
+_STATE_SIZE = 8 * _ROW
 
 _jit: Callable[..., Any] = njit(nogil=True, cache=True, error_model="numpy")
 # Products and sums may be fused into one rounding here: only in gradients, never where a membrane comes from.
@@ -302,81 +303,74 @@ def readout_weight_gradient(units, offsets, stride, num_steps, up, grad_table):
 
 
 @_jit_fused
-def _four_by_four(state, up, t, weight, a, b, c, d):
-    """Add what four upper neurons contribute to ``dL/dS`` of four steps."""
+def _eight_by_four(grad, up, t, weight, a, b, c, d):
+    """Add what four upper neurons contribute to ``dL/dS`` of eight steps: as fast as a BLAS at this size."""
     a0, b0, c0, d0 = up[t, a], up[t, b], up[t, c], up[t, d]
     a1, b1, c1, d1 = up[t + 1, a], up[t + 1, b], up[t + 1, c], up[t + 1, d]
     a2, b2, c2, d2 = up[t + 2, a], up[t + 2, b], up[t + 2, c], up[t + 2, d]
     a3, b3, c3, d3 = up[t + 3, a], up[t + 3, b], up[t + 3, c], up[t + 3, d]
+    a4, b4, c4, d4 = up[t + 4, a], up[t + 4, b], up[t + 4, c], up[t + 4, d]
+    a5, b5, c5, d5 = up[t + 5, a], up[t + 5, b], up[t + 5, c], up[t + 5, d]
+    a6, b6, c6, d6 = up[t + 6, a], up[t + 6, b], up[t + 6, c], up[t + 6, d]
+    a7, b7, c7, d7 = up[t + 7, a], up[t + 7, b], up[t + 7, c], up[t + 7, d]
     row_a, row_b, row_c, row_d = weight[a], weight[b], weight[c], weight[d]
     for j in range(weight.shape[1]):
         w, x, y, z = row_a[j], row_b[j], row_c[j], row_d[j]
-        state[j] += a0 * w + b0 * x + c0 * y + d0 * z
-        state[_ROW + j] += a1 * w + b1 * x + c1 * y + d1 * z
-        state[2 * _ROW + j] += a2 * w + b2 * x + c2 * y + d2 * z
-        state[3 * _ROW + j] += a3 * w + b3 * x + c3 * y + d3 * z
-
-
-@_jit_fused
-def _four_by_one(state, up, t, weight, a):
-    a0, a1, a2, a3 = up[t, a], up[t + 1, a], up[t + 2, a], up[t + 3, a]
-    row_a = weight[a]
-    for j in range(weight.shape[1]):
-        w = row_a[j]
-        state[j] += a0 * w
-        state[_ROW + j] += a1 * w
-        state[2 * _ROW + j] += a2 * w
-        state[3 * _ROW + j] += a3 * w
+        grad[j] += a0 * w + b0 * x + c0 * y + d0 * z
+        grad[_ROW + j] += a1 * w + b1 * x + c1 * y + d1 * z
+        grad[2 * _ROW + j] += a2 * w + b2 * x + c2 * y + d2 * z
+        grad[3 * _ROW + j] += a3 * w + b3 * x + c3 * y + d3 * z
+        grad[4 * _ROW + j] += a4 * w + b4 * x + c4 * y + d4 * z
+        grad[5 * _ROW + j] += a5 * w + b5 * x + c5 * y + d5 * z
+        grad[6 * _ROW + j] += a6 * w + b6 * x + c6 * y + d6 * z
+        grad[7 * _ROW + j] += a7 * w + b7 * x + c7 * y + d7 * z
 
 
 @_jit
-def _spike_gradient(state, up, t, weight, active, count):
-    """``dL/dS`` of the steps ``t .. t + 3`` from ``dL/dI`` of the upper neurons ``active[:count]``."""
-    for j in range(weight.shape[1]):
-        state[j] = state[_ROW + j] = state[2 * _ROW + j] = state[3 * _ROW + j] = 0
-    k = 0
-    while k + 4 <= count:
-        _four_by_four(state, up, t, weight, active[k], active[k + 1], active[k + 2], active[k + 3])
-        k += 4
-    while k < count:
-        _four_by_one(state, up, t, weight, active[k])
-        k += 1
+def _spike_gradient(grad, up, t, weight, active, count):
+    """``dL/dS`` of the steps ``t .. t + 7`` from ``dL/dI`` of the upper neurons ``active[:count]``.
+
+    The three entries of ``active`` after those name a neuron of weight 0.
+    """
+    _fill(grad, 0)
+    for k in range(0, count, 4):
+        _eight_by_four(grad, up, t, weight, active[k], active[k + 1], active[k + 2], active[k + 3])
 
 
 @_jit
-def _ramp(state, width):
+def _ramp(grad, state, width):
     """``dL/dc = sum over k >= t of (k - t + 1) dL/dS[k]``, four steps in place."""
     for j in range(width):
         total, ramp = state[_SUM + j], state[_SUM_OF_SUMS + j]
-        total += state[3 * _ROW + j]
+        total += grad[3 * _ROW + j]
         ramp += total
-        state[3 * _ROW + j] = ramp
-        total += state[2 * _ROW + j]
+        grad[3 * _ROW + j] = ramp
+        total += grad[2 * _ROW + j]
         ramp += total
-        state[2 * _ROW + j] = ramp
-        total += state[_ROW + j]
+        grad[2 * _ROW + j] = ramp
+        total += grad[_ROW + j]
         ramp += total
-        state[_ROW + j] = ramp
-        total += state[j]
+        grad[_ROW + j] = ramp
+        total += grad[j]
         ramp += total
-        state[j] = ramp
+        grad[j] = ramp
         state[_SUM + j], state[_SUM_OF_SUMS + j] = total, ramp
 
 
 @_jit
-def _flat(state, first, t, width):
+def _flat(grad, state, first, t, width):
     """``dL/dc = sum over k >= t of dL/dS[k]`` up to the first crossing, four steps in place."""
     zero = state.dtype.type(0)
     for j in range(width):
         total, spike = state[_SUM + j], first[j] - t
-        total += state[3 * _ROW + j]
-        state[3 * _ROW + j] = total if spike >= 3 else zero
-        total += state[2 * _ROW + j]
-        state[2 * _ROW + j] = total if spike >= 2 else zero
-        total += state[_ROW + j]
-        state[_ROW + j] = total if spike >= 1 else zero
-        total += state[j]
-        state[j] = total if spike >= 0 else zero
+        total += grad[3 * _ROW + j]
+        grad[3 * _ROW + j] = total if spike >= 3 else zero
+        total += grad[2 * _ROW + j]
+        grad[2 * _ROW + j] = total if spike >= 2 else zero
+        total += grad[_ROW + j]
+        grad[_ROW + j] = total if spike >= 1 else zero
+        total += grad[j]
+        grad[j] = total if spike >= 0 else zero
         state[_SUM + j] = total
 
 
@@ -390,23 +384,17 @@ def _survive(grad, at_first, at_second, spike, again, t, zero):
 
 
 @_jit
-def _survival(state, first, second, t, width):
+def _survival(grad, state, first, second, t, width):
     """``dL/dc = dL/dS[t] - dL/dS[t*]`` before the spike, ``dL/dS[t*] - dL/dS[t2]`` at it; four steps in place."""
     zero = state.dtype.type(0)
     for j in range(width):
-        at_first, at_second = state[_SUM + j], state[_SUM_OF_SUMS + j]
+        one, two = state[_SUM + j], state[_SUM_OF_SUMS + j]
         spike, again = first[j] - t, second[j] - t
-        state[3 * _ROW + j], at_first, at_second = _survive(
-            state[3 * _ROW + j], at_first, at_second, spike, again, 3, zero
-        )
-        state[2 * _ROW + j], at_first, at_second = _survive(
-            state[2 * _ROW + j], at_first, at_second, spike, again, 2, zero
-        )
-        state[_ROW + j], at_first, at_second = _survive(
-            state[_ROW + j], at_first, at_second, spike, again, 1, zero
-        )
-        state[j], at_first, at_second = _survive(state[j], at_first, at_second, spike, again, 0, zero)
-        state[_SUM + j], state[_SUM_OF_SUMS + j] = at_first, at_second
+        grad[3 * _ROW + j], one, two = _survive(grad[3 * _ROW + j], one, two, spike, again, 3, zero)
+        grad[2 * _ROW + j], one, two = _survive(grad[2 * _ROW + j], one, two, spike, again, 2, zero)
+        grad[_ROW + j], one, two = _survive(grad[_ROW + j], one, two, spike, again, 1, zero)
+        grad[j], one, two = _survive(grad[j], one, two, spike, again, 0, zero)
+        state[_SUM + j], state[_SUM_OF_SUMS + j] = one, two
 
 
 @_jit_inline
@@ -422,7 +410,7 @@ def _derivative(x, surrogate, height, scale, zero, one):
 
 
 @_jit_inline
-def _walk(state, scratch, row, surrogate, height, scale, width):
+def _walk(grad, state, scratch, row, surrogate, height, scale, width):
     """From ``dL/dc`` to ``dL/dI`` of four steps, which replaces the membrane in scratch rows ``row .. row + 3``."""
     zero, one = scratch.dtype.type(0), scratch.dtype.type(1)
     # A view from the row before: its indices are plainly not negative, or numba's wrap-around spoils the loop.
@@ -431,10 +419,10 @@ def _walk(state, scratch, row, surrogate, height, scale, width):
         beta, threshold, carry = state[_BETA + j], state[_THRESHOLD + j], state[_CARRY + j]
         before, v0, v1 = rows[j], rows[_ROW + j], rows[2 * _ROW + j]
         v2, v3 = rows[3 * _ROW + j], rows[4 * _ROW + j]
-        g3 = state[3 * _ROW + j] * _derivative(v3 - threshold, surrogate, height, scale, zero, one)
-        g2 = state[2 * _ROW + j] * _derivative(v2 - threshold, surrogate, height, scale, zero, one)
-        g1 = state[_ROW + j] * _derivative(v1 - threshold, surrogate, height, scale, zero, one)
-        g0 = state[j] * _derivative(v0 - threshold, surrogate, height, scale, zero, one)
+        g3 = grad[3 * _ROW + j] * _derivative(v3 - threshold, surrogate, height, scale, zero, one)
+        g2 = grad[2 * _ROW + j] * _derivative(v2 - threshold, surrogate, height, scale, zero, one)
+        g1 = grad[_ROW + j] * _derivative(v1 - threshold, surrogate, height, scale, zero, one)
+        g0 = grad[j] * _derivative(v0 - threshold, surrogate, height, scale, zero, one)
         i3 = g3 + beta * carry
         i2 = g2 + beta * i3
         i1 = g1 + beta * i2
@@ -447,14 +435,14 @@ def _walk(state, scratch, row, surrogate, height, scale, width):
 
 
 @_jit
-def _walk_back(state, scratch, row, surrogate, height, scale, width):
+def _walk_back(grad, state, scratch, row, surrogate, height, scale, width):
     """:func:`_walk`, compiled once for each surrogate so that its loop has no branches."""
     if surrogate == 0:
-        _walk(state, scratch, row, 0, height, scale, width)
+        _walk(grad, state, scratch, row, 0, height, scale, width)
     elif surrogate == 1:
-        _walk(state, scratch, row, 1, height, scale, width)
+        _walk(grad, state, scratch, row, 1, height, scale, width)
     else:
-        _walk(state, scratch, row, 2, height, scale, width)
+        _walk(grad, state, scratch, row, 2, height, scale, width)
 
 
 @_jit
@@ -487,33 +475,34 @@ def layer_backward(
 ):
     """Backward pass of one spiking layer.
 
-    ``up`` ``[B, T', K]`` holds ``dL/dI`` of all layers above, ``T'`` being ``T`` in whole fours and zero after ``T``.
-    This layer reads the columns from ``up_first`` on that meet the rows of ``up_weight`` ``[blocks, K', width]``, and
-    writes its own to the columns from ``out_first`` on (none if negative). ``up_last`` ``[B, K]`` is the last step at
-    which each column is not zero. ``starts`` and ``rows`` are the input events by unit, for groups of ``group``
-    samples; without groups the weights need no gradient. The last four arguments are added to.
+    ``up`` ``[B, T', K]`` holds ``dL/dI`` of all layers above, ``T'`` being ``T`` in whole eights and zero after
+    ``T``. This layer reads the columns from ``up_first`` on that meet the rows of ``up_weight``
+    ``[blocks, K' + 1, width]`` (the last row is zero), and writes its own to the columns from ``out_first`` on (none
+    if negative). ``up_last`` ``[B, K]`` is the last step at which each column is not zero. ``starts`` and ``rows``
+    are the input events by unit, for groups of ``group`` samples; without groups the weights need no gradient. The
+    last four arguments are added to.
     """
     blocks, width = bias.shape
     samples, num_neurons = times.shape
-    num_upper = up_weight.shape[1]
+    num_upper = up_weight.shape[1] - 1
     num_units = table.shape[1]
     silent = np.int32(num_steps)
-    state = np.zeros(_STATE_SIZE, table.dtype)
+    state = np.empty(_STATE_SIZE, table.dtype)
+    grad = np.empty(8 * _ROW, table.dtype)
     first = np.empty(width, np.int32)
     second = np.empty(width, np.int32)
-    active = np.empty(num_upper, np.int32)
+    active = np.empty(num_upper + 3, np.uint32)
     is_active = np.empty(num_upper, np.bool_)
-    # One row of rest before the first step, and whole fours of steps.
+    # One row of rest before the first step, and whole eights of steps.
     slot = up.shape[1] + 1
     scratch = np.zeros((group * slot, _ROW), table.dtype)
     flat_scratch = scratch.reshape(-1)
     for block in range(blocks):
         begin = block * width
         count = min(width, num_neurons - begin)
+        _fill(state, 0)
         _copy(state[_BETA : _BETA + width], beta[block])
         _copy(state[_THRESHOLD : _THRESHOLD + width], threshold[block])
-        for row in range(_GRAD_BIAS, _STATE_SIZE, _ROW):
-            _fill(state[row : row + width], 0)
         for b in range(samples):
             top = b % group * slot + 1
             _fill(first, silent)
@@ -532,50 +521,169 @@ def layer_backward(
                     if t % 8 == 7 and _latest(second, count) < num_steps:
                         stop = t + 1
                         break
-            padded_stop = (stop + 3) // 4 * 4
-            for t in range(stop, padded_stop):
+            stop = (stop + 7) // 8 * 8
+            for t in range(num_steps, stop):
                 _fill(scratch[top + t, :width], 0)
 
-            # Back in time, four steps at once. The upper neurons that have a gradient only grow in number.
-            for row in range(_CARRY, _BETA, _ROW):
-                _fill(state[row : row + width], 0)
-            num_active = 0
+            # Back in time, eight steps at once. The upper neurons that have a gradient only grow in number.
+            _fill(state[:_BETA], 0)
+            _fill(active, num_upper)
             is_active[:] = False
-            for t in range(padded_stop - 4, -1, -4):
+            num_active = 0
+            for t in range(stop - 8, -1, -8):
                 if num_active < num_upper:
                     for k in range(num_upper):
                         if not is_active[k] and up_last[b, up_first + k] >= t:
                             is_active[k] = True
                             active[num_active] = k
                             num_active += 1
-                _spike_gradient(state, up[b, :, up_first:], t, up_weight[block], active, num_active)
-                if estimator == _RAMP:
-                    _ramp(state, width)
-                elif estimator == _SURVIVAL:
-                    _survival(state, first, second, np.int32(t), width)
-                else:
-                    _flat(state, first, np.int32(t), width)
-                _walk_back(state, flat_scratch, top + t, surrogate, height, scale, width)
+                _spike_gradient(grad, up[b, :, up_first:], t, up_weight[block], active, num_active)
+                for half in range(4, -1, -4):
+                    four = grad[half * _ROW :]
+                    if estimator == _RAMP:
+                        _ramp(four, state, width)
+                    elif estimator == _SURVIVAL:
+                        _survival(four, state, first, second, np.int32(t + half), width)
+                    else:
+                        _flat(four, state, first, np.int32(t + half), width)
+                    _walk_back(four, state, flat_scratch, top + t + half, surrogate, height, scale, width)
 
             if out_first >= 0:
                 for t in range(slot - 1):
                     target = up[b, t, out_first + begin : out_first + begin + count]
-                    if t < padded_stop:
+                    if t < stop:
                         _copy(target, scratch[top + t])
                     else:
                         _fill(target, 0)
-            for t in range(padded_stop, slot - 1):
+            for t in range(stop, slot - 1):
                 _fill(scratch[top + t, :width], 0)
             if starts.shape[0] and (b % group + 1 == group or b + 1 == samples):
                 g = b // group
                 for i in range(num_units):
                     end = starts[g, i + 1]
-                    while end > starts[g, i] and rows[end - 1] >= top + padded_stop:
+                    while end > starts[g, i] and rows[end - 1] >= top + stop:
                         end -= 1
                     _add_rows(grad_table[block, i], scratch, rows, starts[g, i], end)
-        _add_one(grad_bias[block], state.reshape(-1, _ROW), _GRAD_BIAS // _ROW)
-        _add_one(grad_beta[block], state.reshape(-1, _ROW), _GRAD_BETA // _ROW)
-        _add_one(grad_threshold[block], state.reshape(-1, _ROW), _GRAD_THRESHOLD // _ROW)
+        state_rows = state.reshape(-1, _ROW)
+        _add_one(grad_bias[block], state_rows, _GRAD_BIAS // _ROW)
+        _add_one(grad_beta[block], state_rows, _GRAD_BETA // _ROW)
+        _add_one(grad_threshold[block], state_rows, _GRAD_THRESHOLD // _ROW)
+
+
+# Kernels: dense current -------------------------------------------------------------------------------------
+
+# Rows of the state of the forward pass; the membrane lies where the backward pass has its carry.
+_MEMBRANE, _FIRST, _SECOND = _CARRY, _SUM, _SUM_OF_SUMS
+# The membrane is kept every so many steps, and recomputed in between.
+_KEEP_EVERY = 16
+
+
+@_jit
+def _spike_step(state, current, spikes, t, silent, zero, one):
+    """One step of a block: integrate, compare, fire; times are kept in the dtype of the membrane."""
+    for j in range(current.shape[0]):
+        potential = state[_BETA + j] * state[_MEMBRANE + j] + current[j]
+        state[_MEMBRANE + j] = potential
+        first, second = state[_FIRST + j], state[_SECOND + j]
+        crosses = potential > state[_THRESHOLD + j]
+        fires = crosses & (first == silent)
+        spikes[j] = one if fires else zero
+        state[_SECOND + j] = t if crosses & (first < t) & (second == silent) else second
+        state[_FIRST + j] = t if fires else first
+
+
+@_jit
+def dense_spikes(current, beta, threshold, begin, end, keep, spikes, first, second, kept):
+    """Spikes ``[T, M]`` of the columns ``begin <= m < end`` of a current ``[T, M]``.
+
+    With ``keep``, also the first and second crossing ``[M]`` (``T`` if none) and the membrane before every step that
+    is a multiple of ``_KEEP_EVERY``; without, a block stops once all have fired.
+    """
+    num_steps = current.shape[0]
+    state = np.empty(_STATE_SIZE, current.dtype)
+    zero, one, silent = current.dtype.type(0), current.dtype.type(1), current.dtype.type(num_steps)
+    for low in range(begin, end, _MAX_WIDTH):
+        high = min(low + _MAX_WIDTH, end)
+        width = high - low
+        _fill(state, zero)
+        _fill(state[_FIRST:_BETA], silent)
+        _copy(state[_BETA : _BETA + width], beta[low:high])
+        _copy(state[_THRESHOLD : _THRESHOLD + width], threshold[low:high])
+        quiet = False
+        for t in range(num_steps):
+            if keep and t % _KEEP_EVERY == 0:
+                _copy(kept[t // _KEEP_EVERY, low:high], state)
+            if quiet:
+                _fill(spikes[t, low:high], zero)
+                continue
+            _spike_step(state, current[t, low:high], spikes[t, low:high], current.dtype.type(t), silent, zero, one)
+            if not keep and t % _KEEP_EVERY == 0:
+                quiet = _latest(state[_FIRST:], width) < silent
+        for j in range(width):
+            first[low + j] = int(state[_FIRST + j])
+            second[low + j] = int(state[_SECOND + j])
+
+
+@_jit
+def dense_gradient(
+    current,
+    beta,
+    threshold,
+    begin,
+    end,
+    first,
+    second,
+    kept,
+    grad_spikes,
+    estimator,
+    surrogate,
+    height,
+    scale,
+    grad_current,
+    grad_beta,
+    grad_threshold,
+):
+    """Backward pass of :func:`dense_spikes` for the columns ``begin <= m < end``, back in time in short chunks."""
+    num_steps = current.shape[0]
+    state = np.empty(_STATE_SIZE, current.dtype)
+    grad = np.empty(4 * _ROW, current.dtype)
+    scratch = np.empty((_KEEP_EVERY + 1, _ROW), current.dtype)
+    flat_scratch = scratch.reshape(-1)
+    for low in range(begin, end, _MAX_WIDTH):
+        high = min(low + _MAX_WIDTH, end)
+        width = high - low
+        _fill(state, 0)
+        _copy(state[_BETA : _BETA + width], beta[low:high])
+        _copy(state[_THRESHOLD : _THRESHOLD + width], threshold[low:high])
+        for chunk in range((num_steps - 1) // _KEEP_EVERY, -1, -1):
+            start = chunk * _KEEP_EVERY
+            stop = min(start + _KEEP_EVERY, num_steps)
+            _copy(scratch[0, :width], kept[chunk, low:high])
+            for t in range(start, start + _KEEP_EVERY):
+                membrane = scratch[t - start + 1, :width]
+                if t < stop:
+                    _copy(membrane, current[t, low:high])
+                    _integrate(membrane, scratch[t - start], beta[low:high])
+                else:
+                    _fill(membrane, 0)
+            for t in range(start + _KEEP_EVERY - 4, start - 1, -4):
+                for k in range(4):
+                    row = grad[k * _ROW : k * _ROW + width]
+                    if t + k < stop:
+                        _copy(row, grad_spikes[t + k, low:high])
+                    else:
+                        _fill(row, 0)
+                if estimator == _RAMP:
+                    _ramp(grad, state, width)
+                elif estimator == _SURVIVAL:
+                    _survival(grad, state, first[low:high], second[low:high], np.int32(t), width)
+                else:
+                    _flat(grad, state, first[low:high], np.int32(t), width)
+                _walk_back(grad, state, flat_scratch, t - start + 1, surrogate, height, scale, width)
+            for t in range(start, stop):
+                _copy(grad_current[t, low:high], scratch[t - start + 1])
+        _copy(grad_beta[low:high], state[_GRAD_BETA:])
+        _copy(grad_threshold[low:high], state[_GRAD_THRESHOLD:])
 
 
 # From tensors to kernels --------------------------------------------------------------------------------------
@@ -584,7 +692,7 @@ def layer_backward(
 class _Events(NamedTuple):
     """Events of sample ``b`` in step ``t``: ``units[offsets[b * stride + t] : offsets[b * stride + t + 1]]``."""
 
-    units: np.ndarray
+    units: np.ndarray  # uint32: numba checks a signed index for wrap-around
     offsets: np.ndarray
     stride: int
 
@@ -601,17 +709,34 @@ class _Blocks(NamedTuple):
     threshold: np.ndarray
 
 
-_L2_BYTES = 900_000
+@_jit
+def cut_weight(weight, table):
+    """Weights ``[N_out, N_in]`` into a table ``[blocks, N_in, width]``; padding becomes 0."""
+    blocks, num_inputs, width = table.shape
+    num_neurons = weight.shape[0]
+    for block in range(blocks):
+        # Sixteen neurons at a time: every cache line that is read or written is used whole.
+        for first in range(0, width, _LANES):
+            for i in range(num_inputs):
+                for j in range(first, first + _LANES):
+                    neuron = block * width + j
+                    table[block, i, j] = weight[neuron, i] if neuron < num_neurons else 0
 
 
-def _block_width(num_neurons: int, num_inputs: int, itemsize: int) -> int:
-    """Neurons of one block: as many as keep its weight rows in L2, in whole vectors."""
-    most = min(_MAX_WIDTH, max(4 * _LANES, _L2_BYTES // (num_inputs * itemsize)))
-    blocks = -(-num_neurons // most)
-    return -(-num_neurons // (blocks * _LANES)) * _LANES
+@_jit
+def join_weight(table, weight):
+    """The inverse of :func:`cut_weight`."""
+    blocks, num_inputs, width = table.shape
+    num_neurons = weight.shape[0]
+    for block in range(blocks):
+        for first in range(0, width, _LANES):
+            for i in range(num_inputs):
+                for j in range(first, first + _LANES):
+                    if block * width + j < num_neurons:
+                        weight[block * width + j, i] = table[block, i, j]
 
 
-def _to_blocks(rows: Tensor, width: int, fill: float = 0.0) -> np.ndarray:
+def _cut_rows(rows: Tensor, width: int, fill: float = 0.0) -> np.ndarray:
     """``[K, N]`` as ``[blocks, K, width]``, padded with ``fill``."""
     num_rows, num_neurons = rows.shape
     blocks = -(-num_neurons // width)
@@ -620,24 +745,31 @@ def _to_blocks(rows: Tensor, width: int, fill: float = 0.0) -> np.ndarray:
     return padded.view(num_rows, blocks, width).transpose(0, 1).contiguous().numpy()
 
 
-def _from_blocks(blocks: np.ndarray, num_neurons: int) -> Tensor:
-    """``[blocks, K, width]`` as ``[K, N]``."""
-    num_rows = blocks.shape[1]
-    return torch.from_numpy(blocks).transpose(0, 1).reshape(num_rows, -1)[:, :num_neurons]
-
-
-def _block_layer(layer: LayerTensors) -> _Blocks:
+def _cut_layer(layer: LayerTensors) -> _Blocks:
+    """Blocks of equal width, in whole vectors. The readout, which has no threshold, is one block."""
     num_neurons, num_inputs = layer.weight.shape
-    width = _block_width(num_neurons, num_inputs, layer.weight.element_size())
-    if layer.threshold is None:  # the readout: one block, its gradient is never taken block by block
-        width = -(-num_neurons // _LANES) * _LANES
-    zero = torch.zeros_like(layer.beta)
+    blocks = 1 if layer.threshold is None else -(-num_neurons // _MAX_WIDTH)
+    width = -(-num_neurons // (blocks * _LANES)) * _LANES
 
     def cut(values: Tensor | None, fill: float = 0.0) -> np.ndarray:
-        return _to_blocks((zero if values is None else values)[None], width, fill)[:, 0]
+        values = torch.zeros_like(layer.beta) if values is None else values
+        return _cut_rows(values[None], width, fill)[:, 0]
 
-    table = _to_blocks(layer.weight.t(), width)
-    return _Blocks(table, cut(layer.bias), cut(layer.beta), cut(layer.threshold, float("inf")))
+    bias, beta = cut(layer.bias), cut(layer.beta)
+    table = np.empty((len(bias), num_inputs, width), bias.dtype)
+    cut_weight(layer.weight.detach().contiguous().numpy(), table)
+    return _Blocks(table, bias, beta, cut(layer.threshold, float("inf")))
+
+
+def _join_layer(blocks: _Blocks, layer: LayerTensors, need: LayerTensors) -> LayerTensors:
+    """Gradients of a layer as tensors of its shapes, None where none is needed."""
+    vectors = [torch.from_numpy(values).reshape(-1)[: len(layer.weight)] for values in blocks[1:]]
+    joined = [vector if needed else None for vector, needed in zip(vectors, need[1:], strict=True)]
+    if not need.weight:
+        return LayerTensors(None, *joined)
+    weight = torch.empty_like(layer.weight, memory_format=torch.contiguous_format)
+    join_weight(blocks.table, weight.numpy())
+    return LayerTensors(weight, *joined)
 
 
 def _batch_events(events: EventBatch) -> _Events:
@@ -649,14 +781,14 @@ def _batch_events(events: EventBatch) -> _Events:
                 f"the events name units {low} to {high}, but a batch of {events.num_units} units has only 0 to "
                 f"{events.num_units - 1}"
             )
-    return _Events(events.units.numpy(), events.offsets.numpy(), events.num_steps)
+    return _Events(events.units.numpy().view(np.uint32), events.offsets.numpy(), events.num_steps)
 
 
 def _hidden_events(times: list[np.ndarray], num_steps: int) -> _Events:
     """Spikes of hidden layers (first spike times ``[B, N]`` each, side by side) as events."""
     joined = np.concatenate(times, axis=1) if len(times) > 1 else times[0]
     samples, num_neurons = joined.shape
-    units = np.empty(samples * num_neurons, np.int32)
+    units = np.empty(samples * num_neurons, np.uint32)
     offsets = np.empty(samples * (num_steps + 1), np.int32)
     times_to_events(joined, num_steps, units, offsets)
     return _Events(units, offsets, num_steps + 1)
@@ -690,21 +822,28 @@ def _map_slices(work: Callable[[int, int], Any], num_samples: int) -> list[Any]:
     return list(_pool(os.getpid(), threads).map(work, bounds[:-1], bounds[1:]))
 
 
+class Prepared(NamedTuple):
+    """What the backward pass takes over from the forward pass: the input events, and the layers cut into blocks."""
+
+    events: _Events
+    hidden: list[_Blocks]
+    readout: _Blocks
+
+
 def network_forward(
     events: EventBatch, hidden: Sequence[LayerTensors], readout: LayerTensors, skip: bool
-) -> tuple[Tensor, list[Tensor]]:
+) -> tuple[Tensor, list[Tensor], Prepared]:
     """Readout membrane ``[B, T, C]`` and first spike times int32 ``[B, N]`` of every hidden layer."""
     num_steps, num_samples, _ = events.shape
-    source = _batch_events(events)
-    layers = [_block_layer(layer) for layer in hidden]
-    last = _block_layer(readout)
+    prepared = Prepared(_batch_events(events), [_cut_layer(layer) for layer in hidden], _cut_layer(readout))
+    last = prepared.readout
     times = [torch.empty(num_samples, len(layer.weight), dtype=torch.int32) for layer in hidden]
     membrane = readout.weight.new_empty(num_samples, num_steps, len(readout.weight))
 
     def work(low: int, high: int) -> None:
-        spikes = source.samples(low, high)
+        spikes = prepared.events.samples(low, high)
         done: list[np.ndarray] = []
-        for layer, time in zip(layers, times, strict=True):
+        for layer, time in zip(prepared.hidden, times, strict=True):
             done.append(time[low:high].numpy())
             first_times(*spikes, num_steps, *layer, done[-1])
             spikes = _hidden_events(_sources(done, skip), num_steps)
@@ -712,16 +851,16 @@ def network_forward(
         readout_membrane(*spikes, last.table[0], last.bias[0], last.beta[0], out)
 
     _map_slices(work, num_samples)
-    return membrane, times
+    return membrane, times, prepared
 
 
 # Gradients of the layers above that one thread holds at a time, and the scratch of a group of samples.
 _UP_BYTES = 1_000_000
-_SCRATCH_BYTES = 400_000
+_SCRATCH_BYTES = 1_000_000
 
 
 def network_backward(
-    events: EventBatch,
+    prepared: Prepared,
     hidden: Sequence[LayerTensors],
     readout: LayerTensors,
     skip: bool,
@@ -735,17 +874,15 @@ def network_backward(
     """Gradients of every layer, the readout last.
 
     Args:
-        events, hidden, readout, skip: as in :func:`network_forward`.
+        prepared, times, membrane: what the forward pass returned.
+        hidden, readout, skip: as in :func:`network_forward`.
         surrogate: one of :data:`SURROGATES`.
         estimator: one of :data:`ESTIMATORS`.
-        times, membrane: what the forward pass returned.
         grad: ``dL/dV`` of the readout, ``[B, T, C]``.
         needs: for every layer, the readout last, which of its tensors need a gradient.
     """
-    num_steps, num_samples, _ = events.shape
-    source = _batch_events(events)
-    layers = [_block_layer(layer) for layer in hidden]
-    last = _block_layer(readout)
+    source, layers, last = prepared
+    num_samples, num_steps, _ = grad.shape
     depth = len(hidden)
     itemsize = readout.weight.element_size()
     # Below the lowest layer that learns nothing is left to do.
@@ -763,13 +900,13 @@ def network_backward(
         above = range(depth, i, -1) if skip else [i + 1]
         begin = sum(len(weight) for weight in weights[:i]) if skip else 0
         stacked = torch.cat([weights[k][:, begin : begin + len(weights[i])] for k in above])
-        up_weights[i] = _to_blocks(stacked, layers[i].bias.shape[1])
+        up_weights[i] = _cut_rows(F.pad(stacked, (0, 0, 0, 1)), layers[i].bias.shape[1])
 
     def work(low: int, high: int) -> list[_Blocks]:
         grads = [_Blocks(*(np.zeros_like(array) for array in layer)) for layer in (*layers, last)]
-        padded_steps = -(-num_steps // 4) * 4
+        padded_steps = -(-num_steps // 8) * 8
         chunk = max(1, min(high - low, _UP_BYTES // (padded_steps * num_columns * itemsize)))
-        up = np.zeros((chunk, padded_steps, num_columns), last.table.dtype)
+        up = np.zeros((chunk, padded_steps, num_columns + 1), last.table.dtype)
         for begin in range(low, high, chunk):
             end = min(begin + chunk, high)
             backward_chunk(begin, end, up[: end - begin], grads)
@@ -798,7 +935,7 @@ def network_backward(
             num_inputs, width = layer.table.shape[1:]
             group = max(1, min(samples, _SCRATCH_BYTES // (num_steps * width * itemsize)))
             starts = np.empty((-(-samples // group) if need.weight else 0, num_inputs + 1), np.int32)
-            rows = np.empty(spikes.offsets[-1] - spikes.offsets[0] if need.weight else 0, np.int32)
+            rows = np.empty(spikes.offsets[-1] - spikes.offsets[0] if need.weight else 0, np.uint32)
             events_by_unit(*spikes, num_steps, samples, up.shape[1] + 1, group, starts, rows)
             layer_backward(
                 *spikes,
@@ -822,19 +959,54 @@ def network_backward(
                 up_last[:, column[i] : column[i] + done[i].shape[1]] = np.minimum(done[i], num_steps - 1)
 
     parts = _map_slices(work, num_samples)
-    result = []
-    for i, (weight, need) in enumerate(zip(weights, needs, strict=True)):
-        for other in parts[1:]:
-            for total, part in zip(parts[0][i], other[i], strict=True):
+    for other in parts[1:]:
+        for layer, other_layer in zip(parts[0], other, strict=True):
+            for total, part in zip(layer, other_layer, strict=True):
                 total += part
-        total = parts[0][i]
-        result.append(
-            LayerTensors(
-                _from_blocks(total.table, len(weight)).t() if need.weight else None,
-                *(
-                    _from_blocks(values[:, None], len(weight))[0] if needed else None
-                    for values, needed in zip(total[1:], need[1:], strict=True)
-                ),
-            )
-        )
-    return result
+    return [_join_layer(*args) for args in zip(parts[0], (*hidden, readout), needs, strict=True)]
+
+
+def dense_forward(
+    current: Tensor, beta: Tensor, threshold: Tensor, *, keep: bool
+) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor]]:
+    """Spikes ``[T, M]`` of a current ``[T, M]``, with beta and threshold ``[M]``; and what the backward pass needs.
+
+    That is the first and second crossing int32 ``[M]``, and the membrane every 16 steps (nothing without ``keep``).
+    """
+    num_steps, columns = current.shape
+    arrays = [tensor.detach().numpy() for tensor in (current, beta, threshold)]
+    dtype = arrays[0].dtype
+    spikes = np.empty((num_steps, columns), dtype)
+    first, second = np.empty(columns, np.int32), np.empty(columns, np.int32)
+    # Large arrays come from numpy, which asks for huge pages: that saves most of the page faults.
+    kept = np.empty((-(-num_steps // _KEEP_EVERY) if keep else 0, columns), dtype)
+
+    def work(low: int, high: int) -> None:
+        dense_spikes(*arrays, low, high, keep, spikes, first, second, kept)
+
+    _map_slices(work, columns)
+    return torch.from_numpy(spikes), (torch.from_numpy(first), torch.from_numpy(second), torch.from_numpy(kept))
+
+
+def dense_backward(
+    current: Tensor,
+    beta: Tensor,
+    threshold: Tensor,
+    saved: Sequence[Tensor],
+    grad: Tensor,
+    surrogate: Surrogate,
+    estimator: str,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """``dL/dI`` ``[T, M]``, ``dL/dbeta`` and ``dL/dthreshold`` ``[M]`` from ``grad = dL/dS`` ``[T, M]``."""
+    columns = current.shape[1]
+    arrays = [tensor.detach().numpy() for tensor in (current, beta, threshold)]
+    kept = [tensor.numpy() for tensor in saved]
+    dtype = arrays[0].dtype
+    results = [np.empty(current.shape, dtype), np.empty(columns, dtype), np.empty(columns, dtype)]
+    rule = ESTIMATORS[estimator], SURROGATES[surrogate.kind], *_shape(surrogate, dtype)
+
+    def work(low: int, high: int) -> None:
+        dense_gradient(*arrays, low, high, *kept, grad.numpy(), *rule, *results)
+
+    _map_slices(work, columns)
+    return tuple(torch.from_numpy(result) for result in results)  # type: ignore[return-value]

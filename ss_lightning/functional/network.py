@@ -11,10 +11,7 @@ Source of the model and of the ramp estimator: Taylor, King & Harper, arXiv:2205
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
-from functools import lru_cache
-from importlib import import_module
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -24,13 +21,12 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from ss_lightning.events import EventBatch
+from ss_lightning.functional.backends import BACKENDS, choose_backend
 from ss_lightning.functional.first_spike import check_estimator, first_spike_time
 from ss_lightning.functional.scan import as_like, leaky_scan, leaky_scan_reference
 from ss_lightning.functional.single_spike import SpikeGrad, check_beta, single_spike, single_spike_reference
 from ss_lightning.functional.synapse import event_linear, event_linear_reference
 from ss_lightning.surrogate import FastSigmoid, Surrogate
-
-BACKENDS = ("auto", "torch", "numba", "triton")
 
 
 class SpikingLayer(NamedTuple):
@@ -118,11 +114,9 @@ def event_network(
     """
     check_network(events, hidden, readout, skip)
     check_estimator(estimator)
-    name = choose_backend(backend, events.device, readout.weight.dtype, surrogate)
-    if name == "torch":
+    kernels = choose_backend(backend, events.device, readout.weight.dtype, surrogate)
+    if kernels is None:
         return _torch_network(events, hidden, readout, surrogate, estimator, skip)
-    kernels = import_kernels(name)
-    assert kernels is not None
     assert isinstance(surrogate, Surrogate)
     setup = _Setup(kernels, events, surrogate, estimator, skip)
     tensors: list[Tensor | None] = []
@@ -168,56 +162,6 @@ def check_network(
         check_beta(layer.beta)
         size = size + len(layer.weight) if skip else len(layer.weight)
         inputs = size
-
-
-def choose_backend(backend: str, device: torch.device, dtype: torch.dtype, surrogate: SpikeGrad) -> str:
-    """``torch``, ``numba`` or ``triton``: the one asked for if it can do the job, or the best for ``auto``.
-
-    Raises:
-        ValueError: the word is unknown, or the backend asked for cannot do the job.
-    """
-    if backend not in BACKENDS:
-        raise ValueError(f"unknown backend {backend!r}; choose one of {', '.join(BACKENDS)}")
-    if backend == "torch":
-        return backend
-    name = backend if backend != "auto" else {"cpu": "numba", "cuda": "triton"}.get(device.type, "torch")
-    reason = _obstacle(name, device, dtype, surrogate)
-    if reason is None:
-        return name
-    if backend != "auto":
-        raise ValueError(f"the {backend} backend cannot be used: {reason}; use backend='torch' or 'auto'")
-    return "torch"
-
-
-def _obstacle(backend: str, device: torch.device, dtype: torch.dtype, surrogate: SpikeGrad) -> str | None:
-    """Why a backend cannot do the job; None if it can."""
-    if not isinstance(surrogate, Surrogate):
-        return f"it knows the surrogates of ss_lightning.surrogate only, not {surrogate!r}"
-    if dtype not in (torch.float32, torch.float64):
-        return f"it computes in float32 or float64, not in {dtype}"
-    if backend == "numba" and device.type != "cpu":
-        return f"it runs on the CPU, and the tensors are on {device}"
-    kernels = import_kernels(backend)
-    if kernels is None:
-        return f"{backend} cannot be imported (see the warning)"
-    if backend == "triton" and device.type != "cuda" and not kernels.INTERPRETED:
-        return f"it runs on CUDA, and the tensors are on {device} (TRITON_INTERPRET=1 runs it on the CPU, slowly)"
-    return None
-
-
-@lru_cache
-def import_kernels(backend: str) -> ModuleType | None:
-    """The kernels of a backend, or None with one warning where the library behind them does not import."""
-    try:
-        return import_module(f"ss_lightning.functional.kernels_{backend}")
-    except Exception as error:  # a broken installation can raise anything
-        warnings.warn(
-            f"{backend} cannot be imported ({type(error).__name__}: {error}); the slower PyTorch path is used "
-            "instead",
-            RuntimeWarning,
-            stacklevel=4,
-        )
-        return None
 
 
 def _inputs(spikes: list[Tensor], skip: bool) -> Tensor:
@@ -276,7 +220,7 @@ class _EventNetwork(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, setup: _Setup, *tensors: Tensor | None) -> tuple[Tensor, ...]:
         *hidden, readout = _layers(tensors)
-        membrane, times = setup.kernels.network_forward(setup.events, hidden, readout, setup.skip)
+        membrane, times, ctx.prepared = setup.kernels.network_forward(setup.events, hidden, readout, setup.skip)
         ctx.setup = setup
         ctx.num_tensors = len(tensors)
         ctx.save_for_backward(*tensors, membrane, *times)
@@ -294,7 +238,7 @@ class _EventNetwork(torch.autograd.Function):
         *hidden, readout = _layers(tensors)
         setup: _Setup = ctx.setup
         grads = setup.kernels.network_backward(
-            setup.events,
+            ctx.prepared,
             hidden,
             readout,
             setup.skip,

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
+from ss_lightning.functional.backends import choose_backend
 from ss_lightning.functional.first_spike import (
     check_estimator,
     crossing_gradient,
@@ -51,6 +54,7 @@ def single_spike(
     *,
     surrogate: SpikeGrad = FastSigmoid(10),
     estimator: str = "ramp",
+    backend: str = "auto",
 ) -> Tensor:
     """Spikes of leaky neurons that fire at most once: the first time the membrane exceeds the threshold.
 
@@ -65,24 +69,46 @@ def single_spike(
             ``spike_grad`` of snnTorch.
         estimator: ``ramp`` (the paper), ``survival`` or ``flat``: how the gradient of the one spike reaches the
             crossings, see :mod:`ss_lightning.functional.first_spike`.
+        backend: ``torch`` (always works), ``numba`` (CPU), or ``auto``: the kernels where they know the surrogate and
+            dtype, else ``torch``.
 
     Returns:
         Spikes of the shape and dtype of ``current``: 0, or 1 at most once per neuron and sample. Differentiable in
         ``current``, ``beta`` and ``threshold``; O(T) forwards and backwards.
 
     Raises:
-        ValueError: ``current`` has no step or fewer than two axes, ``beta`` lies outside ``[0, 1]``, or the
-            estimator is unknown.
+        ValueError: ``current`` has no step or fewer than two axes, ``beta`` lies outside ``[0, 1]``, the
+            estimator or backend is unknown, or the backend asked for cannot do the job.
 
     Source: Taylor, King & Harper, arXiv:2205.15286 (model and ramp).
     """
     check_arguments(current, beta, estimator)
+    beta, threshold = as_like(beta, current), as_like(threshold, current)
+    kernels = _choose_kernels(backend, current, beta, threshold, surrogate)
+    if kernels is not None:
+        return _FusedSingleSpike.apply(kernels, current, beta, threshold, surrogate, estimator)
     if isinstance(surrogate, Surrogate) and not torch.compiler.is_compiling():
-        return _SingleSpike.apply(
-            current, as_like(beta, current), as_like(threshold, current), surrogate, estimator
-        )
-    crossings = surrogate(leaky_scan(current, beta) - as_like(threshold, current))
+        return _SingleSpike.apply(current, beta, threshold, surrogate, estimator)
+    crossings = surrogate(leaky_scan(current, beta) - threshold)
     return first_spike(crossings, estimator).to(current.dtype)
+
+
+def _choose_kernels(
+    backend: str, current: Tensor, beta: Tensor, threshold: Tensor, surrogate: SpikeGrad
+) -> ModuleType | None:
+    """The kernels for a dense current, which exist for the CPU and one dtype; None means plain PyTorch."""
+    if backend == "triton":
+        raise ValueError("the triton backend takes events (event_network), not a dense current; use 'torch' or 'auto'")
+    if backend == "auto" and current.device.type != "cpu":
+        return None
+    if not current.dtype == beta.dtype == threshold.dtype:
+        if backend == "numba":
+            raise ValueError(
+                f"the numba backend needs one dtype, got a current of {current.dtype}, beta of {beta.dtype} and "
+                f"threshold of {threshold.dtype}"
+            )
+        return None
+    return choose_backend(backend, current.device, current.dtype, surrogate)
 
 
 def check_arguments(current: Tensor, beta: Tensor | float, estimator: str) -> None:
@@ -134,3 +160,40 @@ class _SingleSpike(torch.autograd.Function):
         grad_current = scan_backward(grad, beta)
         grad_beta = beta_gradient(grad_current, membrane, beta) if ctx.needs_input_grad[1] else None
         return grad_current.to(ctx.dtype), grad_beta, grad_threshold, None, None
+
+
+class _FusedSingleSpike(torch.autograd.Function):
+    """The same in one pass over the current: saves the current, two crossing times and a few membranes."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        kernels: ModuleType,
+        current: Tensor,
+        beta: Tensor,
+        threshold: Tensor,
+        surrogate: Surrogate,
+        estimator: str,
+    ) -> Tensor:
+        shape = current.shape
+        columns = current.contiguous().view(len(current), -1)
+        vectors = [value.expand(shape[1:]).reshape(-1) for value in (beta, threshold)]
+        spikes, saved = kernels.dense_forward(columns, *vectors, keep=any(ctx.needs_input_grad))
+        ctx.save_for_backward(columns, beta, threshold, *saved)
+        ctx.kernels, ctx.surrogate, ctx.estimator, ctx.shape = kernels, surrogate, estimator, shape
+        return spikes.view(shape)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        columns, beta, threshold, *saved = ctx.saved_tensors
+        shape = ctx.shape
+        vectors = [value.expand(shape[1:]).reshape(-1) for value in (beta, threshold)]
+        grad_current, *grads = ctx.kernels.dense_backward(
+            columns, *vectors, saved, grad.contiguous().view_as(columns), ctx.surrogate, ctx.estimator
+        )
+        grad_beta, grad_threshold = (
+            total.view(shape[1:]).sum_to_size(value.shape) if needed else None
+            for total, value, needed in zip(grads, (beta, threshold), ctx.needs_input_grad[2:4], strict=True)
+        )
+        return None, grad_current.view(shape), grad_beta, grad_threshold, None, None
