@@ -1,6 +1,7 @@
 """Fast training of single-spike spiking neural networks on PyTorch Lightning and snnTorch."""
 
 from ss_lightning._version import __version__
+from ss_lightning.data import EventData, EventDataModule, FashionMNISTData, MNISTData, SHDData, YinYangData
 from ss_lightning.errors import DataError, UsageError
 from ss_lightning.events import EventBatch
 from ss_lightning.functional import single_spike
@@ -23,16 +24,22 @@ __all__ = [
     "ConvNet",
     "DataError",
     "EventBatch",
+    "EventData",
+    "EventDataModule",
+    "FashionMNISTData",
     "FastSigmoid",
     "LeakyReadout",
     "MLPClassifier",
+    "MNISTData",
     "MultiSpikeLeaky",
+    "SHDData",
     "SingleSpikeLeaky",
     "SingleSpikeSynaptic",
     "SpikingClassifier",
     "StandardSingleSpikeLeaky",
     "Triangle",
     "UsageError",
+    "YinYangData",
     "__version__",
     "reset",
     "single_spike",

@@ -24,8 +24,10 @@ ALLOWED = {
     "data": {"errors", "events"},
     "callbacks": {"plots"},
     "runs": {"errors"},
-    "usage": set(),
+    "usage": {"errors"},
     "cli": {"callbacks", "data", "errors", "runs", "usage"},
+    "benchmark": {"errors", "events", "functional", "networks", "neurons", "surrogate", "usage"},
+    "export": {"_version", "errors", "module", "networks", "neurons", "runs", "surrogate", "usage"},
     "__main__": {"cli"},
 }
 ONLY_IN = {"tonic": {"data"}, "wandb": {"callbacks", "cli"}, "nir": {"export"}}

@@ -574,8 +574,15 @@ def layer_backward(
 
 # Rows of the state of the forward pass; the membrane lies where the backward pass has its carry.
 _MEMBRANE, _FIRST, _SECOND = _CARRY, _SUM, _SUM_OF_SUMS
-# The membrane is kept every so many steps, and recomputed in between.
-_KEEP_EVERY = 16
+# Steps that a block of columns goes through at once; the membrane before them is kept, the others are recomputed.
+_CHUNK = 16
+
+
+@_jit
+def _integrate_from(membrane, before, current, beta):
+    """``V[t] = beta * V[t-1] + I[t]``, see :func:`_integrate`."""
+    for j in range(membrane.shape[0]):
+        membrane[j] = beta[j] * before[j] + current[j]
 
 
 @_jit
@@ -593,35 +600,48 @@ def _spike_step(state, current, spikes, t, silent, zero, one):
 
 
 @_jit
+def _block_states(beta, threshold, begin, end):
+    """State of every block of the columns ``begin <= m < end``, ``[blocks, _STATE_SIZE]``."""
+    states = np.zeros(((end - begin + _MAX_WIDTH - 1) // _MAX_WIDTH, _STATE_SIZE), beta.dtype)
+    for block in range(len(states)):
+        low = begin + block * _MAX_WIDTH
+        high = min(low + _MAX_WIDTH, end)
+        _copy(states[block, _BETA : _BETA + high - low], beta[low:high])
+        _copy(states[block, _THRESHOLD : _THRESHOLD + high - low], threshold[low:high])
+    return states
+
+
+@_jit
 def dense_spikes(current, beta, threshold, begin, end, keep, spikes, first, second, kept):
     """Spikes ``[T, M]`` of the columns ``begin <= m < end`` of a current ``[T, M]``.
 
-    With ``keep``, also the first and second crossing ``[M]`` (``T`` if none) and the membrane before every step that
-    is a multiple of ``_KEEP_EVERY``; without, a block stops once all have fired.
+    With ``keep``, also the first and second crossing ``[M]`` (``T`` if none) and the membrane before every chunk of
+    steps; without, a block is left alone once all its columns have fired.
     """
     num_steps = current.shape[0]
-    state = np.empty(_STATE_SIZE, current.dtype)
     zero, one, silent = current.dtype.type(0), current.dtype.type(1), current.dtype.type(num_steps)
-    for low in range(begin, end, _MAX_WIDTH):
-        high = min(low + _MAX_WIDTH, end)
-        width = high - low
-        _fill(state, zero)
+    states = _block_states(beta, threshold, begin, end)
+    for state in states:
         _fill(state[_FIRST:_BETA], silent)
-        _copy(state[_BETA : _BETA + width], beta[low:high])
-        _copy(state[_THRESHOLD : _THRESHOLD + width], threshold[low:high])
-        quiet = False
-        for t in range(num_steps):
-            if keep and t % _KEEP_EVERY == 0:
-                _copy(kept[t // _KEEP_EVERY, low:high], state)
-            if quiet:
-                _fill(spikes[t, low:high], zero)
-                continue
-            _spike_step(state, current[t, low:high], spikes[t, low:high], current.dtype.type(t), silent, zero, one)
-            if not keep and t % _KEEP_EVERY == 0:
-                quiet = _latest(state[_FIRST:], width) < silent
-        for j in range(width):
-            first[low + j] = int(state[_FIRST + j])
-            second[low + j] = int(state[_SECOND + j])
+    for start in range(0, num_steps, _CHUNK):
+        for block in range(len(states)):
+            state = states[block]
+            low = begin + block * _MAX_WIDTH
+            high = min(low + _MAX_WIDTH, end)
+            if keep:
+                _copy(kept[start // _CHUNK, low:high], state)
+            quiet = not keep and _latest(state[_FIRST:], high - low) < silent
+            for t in range(start, min(start + _CHUNK, num_steps)):
+                row = spikes[t, low:high]
+                if quiet:
+                    _fill(row, zero)
+                else:
+                    _spike_step(state, current[t, low:high], row, current.dtype.type(t), silent, zero, one)
+    for block in range(len(states)):
+        low = begin + block * _MAX_WIDTH
+        for j in range(min(_MAX_WIDTH, end - low)):
+            first[low + j] = int(states[block, _FIRST + j])
+            second[low + j] = int(states[block, _SECOND + j])
 
 
 @_jit
@@ -643,47 +663,42 @@ def dense_gradient(
     grad_beta,
     grad_threshold,
 ):
-    """Backward pass of :func:`dense_spikes` for the columns ``begin <= m < end``, back in time in short chunks."""
+    """Backward pass of :func:`dense_spikes` for the columns ``begin <= m < end``, chunk by chunk back in time."""
     num_steps = current.shape[0]
-    state = np.empty(_STATE_SIZE, current.dtype)
-    grad = np.empty(4 * _ROW, current.dtype)
-    scratch = np.empty((_KEEP_EVERY + 1, _ROW), current.dtype)
+    states = _block_states(beta, threshold, begin, end)
+    grad = np.empty(_CHUNK * _ROW, current.dtype)
+    scratch = np.empty((_CHUNK + 1, _ROW), current.dtype)
     flat_scratch = scratch.reshape(-1)
-    for low in range(begin, end, _MAX_WIDTH):
-        high = min(low + _MAX_WIDTH, end)
-        width = high - low
-        _fill(state, 0)
-        _copy(state[_BETA : _BETA + width], beta[low:high])
-        _copy(state[_THRESHOLD : _THRESHOLD + width], threshold[low:high])
-        for chunk in range((num_steps - 1) // _KEEP_EVERY, -1, -1):
-            start = chunk * _KEEP_EVERY
-            stop = min(start + _KEEP_EVERY, num_steps)
-            _copy(scratch[0, :width], kept[chunk, low:high])
-            for t in range(start, start + _KEEP_EVERY):
-                membrane = scratch[t - start + 1, :width]
-                if t < stop:
-                    _copy(membrane, current[t, low:high])
-                    _integrate(membrane, scratch[t - start], beta[low:high])
-                else:
-                    _fill(membrane, 0)
-            for t in range(start + _KEEP_EVERY - 4, start - 1, -4):
-                for k in range(4):
-                    row = grad[k * _ROW : k * _ROW + width]
-                    if t + k < stop:
-                        _copy(row, grad_spikes[t + k, low:high])
-                    else:
-                        _fill(row, 0)
+    for start in range((num_steps - 1) // _CHUNK * _CHUNK, -1, -_CHUNK):
+        steps = min(_CHUNK, num_steps - start)
+        for block in range(len(states)):
+            state = states[block]
+            low = begin + block * _MAX_WIDTH
+            high = min(low + _MAX_WIDTH, end)
+            width = high - low
+            _copy(scratch[0, :width], kept[start // _CHUNK, low:high])
+            for k in range(steps):
+                _integrate_from(scratch[k + 1, :width], scratch[k], current[start + k, low:high], beta[low:high])
+                _copy(grad[k * _ROW : k * _ROW + width], grad_spikes[start + k, low:high])
+            for k in range(steps, _CHUNK):
+                _fill(scratch[k + 1, :width], 0)
+                _fill(grad[k * _ROW : k * _ROW + width], 0)
+            for k in range(_CHUNK - 4, -1, -4):
+                four = grad[k * _ROW :]
                 if estimator == _RAMP:
-                    _ramp(grad, state, width)
+                    _ramp(four, state, width)
                 elif estimator == _SURVIVAL:
-                    _survival(grad, state, first[low:high], second[low:high], np.int32(t), width)
+                    _survival(four, state, first[low:high], second[low:high], np.int32(start + k), width)
                 else:
-                    _flat(grad, state, first[low:high], np.int32(t), width)
-                _walk_back(grad, state, flat_scratch, t - start + 1, surrogate, height, scale, width)
-            for t in range(start, stop):
-                _copy(grad_current[t, low:high], scratch[t - start + 1])
-        _copy(grad_beta[low:high], state[_GRAD_BETA:])
-        _copy(grad_threshold[low:high], state[_GRAD_THRESHOLD:])
+                    _flat(four, state, first[low:high], np.int32(start + k), width)
+                _walk_back(four, state, flat_scratch, k + 1, surrogate, height, scale, width)
+            for k in range(steps):
+                _copy(grad_current[start + k, low:high], scratch[k + 1])
+    for block in range(len(states)):
+        low = begin + block * _MAX_WIDTH
+        high = min(low + _MAX_WIDTH, end)
+        _copy(grad_beta[low:high], states[block, _GRAD_BETA:])
+        _copy(grad_threshold[low:high], states[block, _GRAD_THRESHOLD:])
 
 
 # From tensors to kernels --------------------------------------------------------------------------------------
@@ -971,7 +986,7 @@ def dense_forward(
 ) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor]]:
     """Spikes ``[T, M]`` of a current ``[T, M]``, with beta and threshold ``[M]``; and what the backward pass needs.
 
-    That is the first and second crossing int32 ``[M]``, and the membrane every 16 steps (nothing without ``keep``).
+    That is the first and second crossing int32 ``[M]``, and the membrane every few steps (nothing without ``keep``).
     """
     num_steps, columns = current.shape
     arrays = [tensor.detach().numpy() for tensor in (current, beta, threshold)]
@@ -979,7 +994,7 @@ def dense_forward(
     spikes = np.empty((num_steps, columns), dtype)
     first, second = np.empty(columns, np.int32), np.empty(columns, np.int32)
     # Large arrays come from numpy, which asks for huge pages: that saves most of the page faults.
-    kept = np.empty((-(-num_steps // _KEEP_EVERY) if keep else 0, columns), dtype)
+    kept = np.empty((-(-num_steps // _CHUNK) if keep else 0, columns), dtype)
 
     def work(low: int, high: int) -> None:
         dense_spikes(*arrays, low, high, keep, spikes, first, second, kept)

@@ -1,0 +1,27 @@
+"""Trained networks for other tools: NIR files for simulators and neuromorphic chips, ``torch.export`` programs.
+
+NIR (Neuromorphic Intermediate Representation, Pedersen et al., doi 10.1038/s41467-024-52259-9) describes neurons in
+continuous time. The mapping is snnTorch's: a decay ``beta`` per step of ``dt`` seconds is ``tau = dt / (1 - beta)`` and
+``r = tau / dt``, for then one Euler step of ``tau dV/dt = r I - V`` is exactly ``V[t] = beta * V[t-1] + I[t]``.
+
+NIR has no neuron that fires once. Such a neuron is written as a plain ``LIF`` whose metadata say so, together with
+everything that makes the way back exact; :func:`from_nir` honours them, other readers see an ordinary ``LIF``. For them
+there is a form that inhibits itself, see :func:`to_nir`.
+"""
+
+from ss_lightning.export.checkpoints import export_checkpoint, load_classifier, main
+from ss_lightning.export.layers import ExportWarning
+from ss_lightning.export.program import export_program
+from ss_lightning.export.reading import from_nir
+from ss_lightning.export.writing import inhibition_horizon, to_nir
+
+__all__ = [
+    "ExportWarning",
+    "export_checkpoint",
+    "export_program",
+    "from_nir",
+    "inhibition_horizon",
+    "load_classifier",
+    "main",
+    "to_nir",
+]
