@@ -13,8 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ss_lightning.events import EventBatch
+from ss_lightning.functional.backends import BACKENDS
 from ss_lightning.functional.first_spike import first_spike_time
-from ss_lightning.functional.network import BACKENDS, ReadoutLayer, SpikingLayer, event_network
+from ss_lightning.functional.network import ReadoutLayer, SpikingLayer, event_network
 from ss_lightning.functional.synapse import event_linear
 from ss_lightning.neurons import (
     LeakyReadout,

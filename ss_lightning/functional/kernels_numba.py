@@ -944,9 +944,7 @@ def network_backward(
         up_last = np.full((samples, num_columns), num_steps - 1, np.int32)
         for i in range(depth - 1, lowest - 1, -1):
             layer, need = layers[i], needs[i]
-            spikes = (
-                source.samples(low, high) if i == 0 else _hidden_events(_sources(done[:i], skip), num_steps)
-            )
+            spikes = source.samples(low, high) if i == 0 else _hidden_events(_sources(done[:i], skip), num_steps)
             num_inputs, width = layer.table.shape[1:]
             group = max(1, min(samples, _SCRATCH_BYTES // (num_steps * width * itemsize)))
             starts = np.empty((-(-samples // group) if need.weight else 0, num_inputs + 1), np.int32)

@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from ss_lightning.events import EventBatch
-from ss_lightning.functional.backends import BACKENDS, choose_backend
+from ss_lightning.functional.backends import choose_backend
 from ss_lightning.functional.first_spike import check_estimator, first_spike_time
 from ss_lightning.functional.scan import as_like, leaky_scan, leaky_scan_reference
 from ss_lightning.functional.single_spike import SpikeGrad, check_beta, single_spike, single_spike_reference
@@ -46,7 +46,13 @@ class SpikingLayer(NamedTuple):
 
 
 class ReadoutLayer(NamedTuple):
-    """Leaky integrators that never fire, one a class: weight ``[C, N_in]``, bias ``[C]`` or None, beta ``[C]`` or 0-d."""
+    """Leaky integrators that never fire, one for each class.
+
+    Attributes:
+        weight: ``[C, N_in]``.
+        bias: ``[C]`` or None.
+        beta: decay per step in ``[0, 1]``, ``[C]`` or 0-d.
+    """
 
     weight: Tensor
     bias: Tensor | None
@@ -71,9 +77,7 @@ def event_network_reference(
         else:
             current = event_linear_reference(events, layer.weight, layer.bias)
         spikes.append(
-            single_spike_reference(
-                current, layer.beta, layer.threshold, surrogate=surrogate, estimator=estimator
-            )
+            single_spike_reference(current, layer.beta, layer.threshold, surrogate=surrogate, estimator=estimator)
         )
     current = F.linear(_inputs(spikes, skip), readout.weight, readout.bias)
     return leaky_scan_reference(current, readout.beta), [first_spike_time(s) for s in spikes]
@@ -129,9 +133,7 @@ def event_network(
     return membrane.transpose(0, 1), times
 
 
-def check_network(
-    events: EventBatch, hidden: Sequence[SpikingLayer], readout: ReadoutLayer, skip: bool
-) -> None:
+def check_network(events: EventBatch, hidden: Sequence[SpikingLayer], readout: ReadoutLayer, skip: bool) -> None:
     """Refuse shapes and values that would give a silently wrong answer or read beyond a tensor."""
     if not hidden:
         raise ValueError("a network needs at least one hidden layer, got none")
@@ -184,9 +186,7 @@ def _torch_network(
             current = F.linear(_inputs(spikes, skip), layer.weight, layer.bias)
         else:
             current = event_linear(events, layer.weight, layer.bias)
-        spikes.append(
-            single_spike(current, layer.beta, layer.threshold, surrogate=surrogate, estimator=estimator)
-        )
+        spikes.append(single_spike(current, layer.beta, layer.threshold, surrogate=surrogate, estimator=estimator))
     current = F.linear(_inputs(spikes, skip), readout.weight, readout.bias)
     return leaky_scan(current, readout.beta), [first_spike_time(s) for s in spikes]
 
