@@ -586,17 +586,15 @@ def _integrate_from(membrane, before, current, beta):
 
 
 @_jit
-def _spike_step(state, current, spikes, t, silent, zero, one):
-    """One step of a block: integrate, compare, fire; times are kept in the dtype of the membrane."""
+def _cross(state, current, t, silent):
+    """One step of a block: integrate and compare; crossing times are kept in the dtype of the membrane."""
     for j in range(current.shape[0]):
         potential = state[_BETA + j] * state[_MEMBRANE + j] + current[j]
         state[_MEMBRANE + j] = potential
         first, second = state[_FIRST + j], state[_SECOND + j]
         crosses = potential > state[_THRESHOLD + j]
-        fires = crosses & (first == silent)
-        spikes[j] = one if fires else zero
         state[_SECOND + j] = t if crosses & (first < t) & (second == silent) else second
-        state[_FIRST + j] = t if fires else first
+        state[_FIRST + j] = t if crosses & (first == silent) else first
 
 
 @_jit
@@ -613,13 +611,13 @@ def _block_states(beta, threshold, begin, end):
 
 @_jit
 def dense_spikes(current, beta, threshold, begin, end, keep, spikes, first, second, kept):
-    """Spikes ``[T, M]`` of the columns ``begin <= m < end`` of a current ``[T, M]``.
+    """Set the spikes ``[T, M]`` (zero before) of the columns ``begin <= m < end`` of a current ``[T, M]``.
 
-    With ``keep``, also the first and second crossing ``[M]`` (``T`` if none) and the membrane before every chunk of
-    steps; without, a block is left alone once all its columns have fired.
+    Also notes the first and second crossing ``[M]`` (``T`` if none) and, with ``keep``, the membrane before every
+    chunk of steps; without, a block is left alone once all its columns have fired.
     """
     num_steps = current.shape[0]
-    zero, one, silent = current.dtype.type(0), current.dtype.type(1), current.dtype.type(num_steps)
+    silent = current.dtype.type(num_steps)
     states = _block_states(beta, threshold, begin, end)
     for state in states:
         _fill(state[_FIRST:_BETA], silent)
@@ -630,18 +628,17 @@ def dense_spikes(current, beta, threshold, begin, end, keep, spikes, first, seco
             high = min(low + _MAX_WIDTH, end)
             if keep:
                 _copy(kept[start // _CHUNK, low:high], state)
-            quiet = not keep and _latest(state[_FIRST:], high - low) < silent
+            elif _latest(state[_FIRST:], high - low) < silent:
+                continue
             for t in range(start, min(start + _CHUNK, num_steps)):
-                row = spikes[t, low:high]
-                if quiet:
-                    _fill(row, zero)
-                else:
-                    _spike_step(state, current[t, low:high], row, current.dtype.type(t), silent, zero, one)
+                _cross(state, current[t, low:high], current.dtype.type(t), silent)
     for block in range(len(states)):
         low = begin + block * _MAX_WIDTH
         for j in range(min(_MAX_WIDTH, end - low)):
             first[low + j] = int(states[block, _FIRST + j])
             second[low + j] = int(states[block, _SECOND + j])
+            if first[low + j] < num_steps:
+                spikes[first[low + j], low + j] = 1
 
 
 @_jit
@@ -989,9 +986,9 @@ def dense_forward(
     num_steps, columns = current.shape
     arrays = [tensor.detach().numpy() for tensor in (current, beta, threshold)]
     dtype = arrays[0].dtype
-    spikes = np.empty((num_steps, columns), dtype)
-    first, second = np.empty(columns, np.int32), np.empty(columns, np.int32)
     # Large arrays come from numpy, which asks for huge pages: that saves most of the page faults.
+    spikes = np.zeros((num_steps, columns), dtype)
+    first, second = np.empty(columns, np.int32), np.empty(columns, np.int32)
     kept = np.empty((-(-num_steps // _CHUNK) if keep else 0, columns), dtype)
 
     def work(low: int, high: int) -> None:
