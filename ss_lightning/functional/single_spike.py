@@ -148,7 +148,7 @@ class _SingleSpike(torch.autograd.Function):
         return spikes_at(first, len(current), current.dtype)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         membrane, beta, threshold, first, second = ctx.saved_tensors
         grad = grad.to(membrane.dtype, copy=True, memory_format=torch.contiguous_format)
         grad = crossing_gradient(grad, first, second, ctx.estimator)
