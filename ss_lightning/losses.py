@@ -20,9 +20,12 @@ def first_spike_scores(spikes: Tensor) -> Tensor:
         of the neuron decides what moving a spike means. The factor lets the softmax become confident: the scores of
         the first and the last step differ by 20.
     """
-    num_steps = len(spikes)
-    lead = torch.arange(num_steps, 0, -1, dtype=spikes.dtype, device=spikes.device)
-    return (torch.einsum("t,tbc->bc", lead, spikes) / num_steps - 1) * SHARPNESS
+    return (torch.einsum("t,tbc->bc", _remaining(spikes), spikes) / len(spikes) - 1) * SHARPNESS
+
+
+def _remaining(spikes: Tensor) -> Tensor:
+    """``T, T - 1, ..., 1``."""
+    return torch.arange(len(spikes), 0, -1, dtype=spikes.dtype, device=spikes.device)
 
 
 def decode(readout: Tensor, decoder: str) -> Tensor:
@@ -37,6 +40,30 @@ def decode(readout: Tensor, decoder: str) -> Tensor:
     if decoder == "max":
         return readout.amax(0)
     return first_spike_scores(readout)
+
+
+def decision_step(readout: Tensor, decoder: str) -> Tensor:
+    """When a network has made up its mind.
+
+    Args:
+        readout: ``[T, B, C]``, as for :func:`decode`.
+        decoder: ``sum``, ``max`` or ``first_spike``.
+
+    Returns:
+        int64 ``[B]``: the first step from which the class that wins in the end leads all others, without a tie, in the
+        scores decoded from the steps so far; ``T`` where classes tie at the end.
+    """
+    if decoder == "sum":
+        running = readout.cumsum(0)
+    elif decoder == "max":
+        running = readout.cummax(0).values
+    else:
+        running = (_remaining(readout)[:, None, None] * readout).cumsum(0)
+    winner = running[-1].argmax(1).expand(len(readout), -1)[..., None]
+    others = running.scatter(2, winner, -torch.inf).amax(2)
+    leads = running.gather(2, winner).squeeze(2) > others
+    # Steps at the end through which the winner leads without a break.
+    return len(readout) - leads.flip(0).long().cumprod(0).sum(0)
 
 
 def classification_loss(scores: Tensor, labels: Tensor, label_smoothing: float = 0.0) -> Tensor:

@@ -8,7 +8,7 @@ import lightning as L
 import torch
 from torch import Tensor
 
-from ss_lightning.losses import classification_loss, decode
+from ss_lightning.losses import classification_loss, decision_step, decode
 from ss_lightning.metrics import EvaluationMetrics, MulticlassAccuracy
 from ss_lightning.networks import MLP, ConvNet, NetworkOutput, Spikes, SpikingNetwork
 
@@ -51,8 +51,9 @@ class SpikingClassifier(L.LightningModule):
         scores = self.scores(self.network(spikes))
         loss = classification_loss(scores, labels, self.label_smoothing)
         self.train_accuracy(scores, labels)
-        self.log("train/loss", loss, prog_bar=True, on_step=False, on_epoch=True, batch_size=len(labels))
-        self.log("train/accuracy", self.train_accuracy, prog_bar=True, on_step=False, on_epoch=True)
+        options: dict[str, Any] = {"prog_bar": True, "on_step": False, "on_epoch": True}
+        self.log("train/loss", loss, batch_size=len(labels), sync_dist=True, **options)
+        self.log("train/accuracy", self.train_accuracy, **options)
         return loss
 
     def on_validation_epoch_start(self) -> None:
@@ -89,10 +90,17 @@ class SpikingClassifier(L.LightningModule):
             self.log(f"{stage}/{name}", metric, prog_bar=name == "accuracy")
 
     def predict_step(self, batch: Batch, batch_index: int) -> dict[str, Tensor]:
-        """Predicted class, its probability and the true label of each sample, ``[B]`` each."""
+        """Predicted class, its probability, the time of the decision and the true label of each sample, ``[B]`` each.
+
+        The decision falls when the predicted class takes the lead for good, see
+        :func:`ss_lightning.losses.decision_step`; in milliseconds, the first step being 0, and NaN without a decision.
+        """
         spikes, labels = batch
-        probability, prediction = self.scores(self.network(spikes)).float().softmax(1).max(1)
-        return {"prediction": prediction, "probability": probability, "label": labels}
+        output = self.network(spikes)
+        probability, prediction = self.scores(output).float().softmax(1).max(1)
+        step = decision_step(output.readout, self.network.decoder)
+        decision_ms = torch.where(step < len(output.readout), step * self.network.step_ms, torch.nan)
+        return {"prediction": prediction, "probability": probability, "decision_ms": decision_ms, "label": labels}
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Adam with a learning rate of 1e-3; the command line replaces it by what the config says."""

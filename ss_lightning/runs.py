@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import sys
+import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 
 from ss_lightning.errors import UsageError
@@ -63,8 +66,22 @@ def reserve_run(folder: Path, kind: str = "version") -> Path:
         ) from error
 
 
+def is_first_process(environment: Mapping[str, str] | None = None) -> bool:
+    """Whether this is the only process of a run or the first of several, however they were started.
+
+    Args:
+        environment: where torchrun (RANK), SLURM (SLURM_PROCID) and Lightning (NODE_RANK, LOCAL_RANK) say it; that of
+            this process if not given.
+    """
+    variables = os.environ if environment is None else environment
+    for name in ("RANK", "SLURM_PROCID"):
+        if name in variables:
+            return variables[name] == "0"
+    return all(variables.get(name, "0") == "0" for name in ("NODE_RANK", "LOCAL_RANK"))
+
+
 def find_checkpoint(folder: Path, name: str) -> Path:
-    """``checkpoints/<name>.ckpt`` of the newest run in ``folder`` that has one.
+    """``checkpoints/<name>.ckpt`` of the newest run in ``folder`` that has a whole one.
 
     Raises:
         UsageError: no run has such a checkpoint.
@@ -73,11 +90,22 @@ def find_checkpoint(folder: Path, name: str) -> Path:
     for run in runs:
         checkpoint = run / "checkpoints" / f"{name}.ckpt"
         if checkpoint.is_file():
-            return checkpoint
+            if is_whole(checkpoint):
+                return checkpoint
+            print(f"{shown(checkpoint)} is damaged and is passed over", file=sys.stderr)
     raise UsageError(
         f"--ckpt_path {name}: there is none, no run in {folder} has a checkpoints/{name}.ckpt. "
         "Train first (fit), or give the path of a checkpoint file"
     )
+
+
+def is_whole(checkpoint: Path) -> bool:
+    """Whether a checkpoint file (a zip archive) is complete, by the checksums in it."""
+    try:
+        with zipfile.ZipFile(checkpoint) as archive:
+            return archive.testzip() is None
+    except (OSError, zipfile.BadZipFile, NotImplementedError, EOFError):
+        return False
 
 
 def config_beside(checkpoint: Path) -> Path | None:

@@ -5,16 +5,20 @@ from __future__ import annotations
 import difflib
 import re
 from argparse import ArgumentError
+from collections import Counter
 from collections.abc import Iterable
+from pathlib import Path
 
+import yaml
 from jsonargparse import ArgumentParser, Namespace
 
-from ss_lightning.errors import UsageError
+from ss_lightning.errors import DataError, UsageError
 
 _KEY = re.compile(r'Parser key "([^"]+)"')
 _CLASS = re.compile(r"Problem with given class_path '([^']+)'")
 _UNKNOWN = re.compile(r"(?:Option|does not accept option) '([^']+)'|unrecognized arguments: --([^\s=]+)")
 _TYPE = re.compile(r"<class '(?:\w+\.)*(\w+)'>")
+_MOST_NODES = 100_000
 _NO_CLASS = re.compile(r"module '([\w.]+)' has no attribute '(\w+)'")
 
 
@@ -34,11 +38,11 @@ def explain(error: BaseException, known_keys: Iterable[str]) -> str:
         if classes:
             known_keys = class_arguments(classes[-1])
         where = f" of {classes[-1]}" if classes else ""
-        return f"unknown key {'.'.join([*keys, name])}{where}." + _suggestion(name, known_keys)
+        return f"unknown key {'.'.join([*keys, name])}{where}." + suggestion(name, known_keys)
     if missing := _NO_CLASS.search(messages[-1]):
         module = __import__(missing[1], fromlist=["__all__"])
-        return f"there is no class {missing[2]} in {missing[1]}." + _suggestion(missing[2], dir(module))
-    if "arguments are required" in core:
+        return f"there is no class {missing[2]} in {missing[1]}." + suggestion(missing[2], dir(module))
+    if "arguments are required" in core and ".model" in core:
         return f"{core}. Name a config: --config configs/yinyang.yaml"
     if keys and not core.startswith("Parser key"):
         return f"{'.'.join(keys)}: {core}"
@@ -46,8 +50,9 @@ def explain(error: BaseException, known_keys: Iterable[str]) -> str:
 
 
 def innermost(error: BaseException) -> BaseException:
-    """The root of a chain of errors."""
-    return list(_chain(error))[-1]
+    """The first of a chain of errors that was written for a person, or else its root."""
+    chain = list(_chain(error))
+    return next((e for e in chain if type(e) in (DataError, UsageError)), chain[-1])
 
 
 def class_arguments(class_path: str) -> list[str]:
@@ -64,9 +69,50 @@ def _chain(error: BaseException) -> Iterable[BaseException]:
         current = current.__cause__ or current.__context__
 
 
-def _suggestion(name: str, known: Iterable[str]) -> str:
+def suggestion(name: str, known: Iterable[str]) -> str:
+    """A sentence that names the nearest of the known names, to be put behind a message."""
     near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
     return f" Did you mean {near[0]}?" if near else " --help lists what there is."
+
+
+def check_config(path: Path) -> None:
+    """Look at the form of a YAML file before it is read: a few lines of aliases can stand for more than a memory holds.
+
+    Raises:
+        UsageError: it refers to itself, is too large or too deep, or has a key twice, of which one would be lost.
+    """
+    try:
+        root = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
+        size = _expanded_size(root, {}, path)
+    except RecursionError as error:
+        raise UsageError(f"{path}: nested too deeply to be a config") from error
+    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        return  # the parser will say what is wrong
+    if size > _MOST_NODES:
+        raise UsageError(f"{path}: too large to be a config, its aliases stand for {size:,} values")
+
+
+def _expanded_size(node: yaml.Node | None, sizes: dict[int, int | None], path: Path) -> int:
+    """How many values a node holds once all aliases are replaced by what they stand for."""
+    if id(node) in sizes:
+        size = sizes[id(node)]
+        if size is None:
+            line = node.start_mark.line + 1 if node else 0
+            raise UsageError(f"{path}, line {line}: this refers to itself (an alias *name inside of its &name)")
+        return size
+    sizes[id(node)] = None
+    children: list[yaml.Node] = []
+    if isinstance(node, yaml.SequenceNode):
+        children = node.value
+    elif isinstance(node, yaml.MappingNode):
+        children = [part for pair in node.value for part in pair]
+        keys = Counter(key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode))
+        if twice := [key for key, count in keys.items() if count > 1 and key != "<<"]:
+            line = next(key.start_mark.line + 1 for key, _ in reversed(node.value) if key.value == twice[0])
+            raise UsageError(f"{path}, line {line}: the key {twice[0]} is there already. Keep one of the two")
+    total = 1 + sum(_expanded_size(child, sizes, path) for child in children)
+    sizes[id(node)] = total
+    return total
 
 
 def parse(parser: ArgumentParser, arguments: list[str]) -> Namespace:

@@ -1,5 +1,6 @@
 import csv
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -8,13 +9,13 @@ import pytest
 import torch
 import yaml
 
-from ss_lightning.cli import main
+from ss_lightning.cli import main, summary_lines
 
 ROOT = Path(__file__).parents[1]
 YINYANG = str(ROOT / "configs" / "yinyang.yaml")
 SMALL = [
     "--data.num_train=96", "--data.num_val=40", "--data.num_test=40", "--data.num_steps=20", "--model.hidden=[16]",
-    "--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false",
+    "--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false", "--pictures.every_n_epochs=0",
 ]  # fmt: skip
 
 
@@ -50,6 +51,15 @@ class TestRun:
         printed = capsys.readouterr().out
         best = os.path.join("runs", "yinyang", "version_0", "checkpoints", "best.ckpt")
         assert f"python -m ss_lightning test --ckpt_path {best}" in printed
+        score = max(float(row["val/accuracy"]) for row in rows if row["val/accuracy"])
+        assert f"best accuracy    {score:.4f}  (epoch " in printed
+        for said in (
+            r"hidden spikes    \d+\.\d per sample",
+            r"dead neurons     \d+\.\d%",
+            r"time             \d+ s, [\d,]+ s",
+        ):
+            assert re.search(said, printed)
+        assert f"python -m ss_lightning report {run_folder}" in printed
 
         assert run("test", "--ckpt_path", best) == 0
         (row,) = read_csv(Path("runs/yinyang/test_0/metrics.csv"))
@@ -77,7 +87,7 @@ class TestRun:
         assert fit(epochs=1) == 0
         assert fit("--ckpt_path=last", epochs=3) == 0
         last = torch.load("runs/yinyang/version_1/checkpoints/last.ckpt", weights_only=True)
-        assert last["epoch"] == 2
+        assert last["global_step"] == 3
         assert "version_0/checkpoints/last.ckpt" in capsys.readouterr().out
 
     @pytest.mark.parametrize("subcommand", ["validate", "test", "predict"])
@@ -88,7 +98,7 @@ class TestRun:
         if subcommand == "predict":
             rows = read_csv(Path("runs/yinyang/predict_0/predictions.csv"))
             assert len(rows) == 40
-            assert set(rows[0]) == {"sample", "prediction", "probability", "label"}
+            assert list(rows[0]) == ["sample", "prediction", "probability", "decision_ms", "label"]
 
     def test_fit_from_the_saved_config_repeats_the_run(self):
         assert fit(epochs=1) == 0
@@ -116,7 +126,7 @@ class TestRun:
         best, last = (
             torch.load(f"runs/shd/version_0/checkpoints/{name}.ckpt", weights_only=True) for name in ("best", "last")
         )
-        assert best["epoch"] == last["epoch"] == 1
+        assert best["global_step"] == last["global_step"] == 2
         assert "best checkpoint  runs/shd/version_0/checkpoints/best.ckpt\n" in capsys.readouterr().out
 
 
@@ -195,10 +205,48 @@ class TestMistakes:
 
 
 def test_as_a_module_in_a_process_of_its_own(folder):
+    """Piped, it writes a line an epoch: no bars, no tables, no warnings."""
+    small = [argument for argument in SMALL if "enable" not in argument]
     result = subprocess.run(
-        [sys.executable, "-m", "ss_lightning", "fit", "--config", YINYANG, *SMALL, "--trainer.max_epochs=1"],
+        [sys.executable, "-m", "ss_lightning", "fit", "--config", YINYANG, *small, "--trainer.max_epochs=2"],
         capture_output=True, text=True, check=False, cwd=folder,
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
     assert "test it with" in result.stdout
     assert "Warning" not in result.stderr
+    assert re.findall(r"^epoch (\d)/2  train loss \d", result.stdout, re.MULTILINE) == ["1", "2"]
+    assert not re.search("[\r\x1b━╸│┃]", result.stdout + result.stderr)
+
+
+class TestHelp:
+    def test_first_page(self, capsys):
+        assert run("--help") == 0
+        printed = capsys.readouterr().out
+        for name in ("fit", "validate", "test", "predict", "report", "sweep", "benchmark"):
+            assert re.search(rf"^  {name} +\w", printed, re.MULTILINE)
+        assert max(map(len, printed.splitlines())) <= 120
+
+    @pytest.mark.parametrize("arguments", [["fit"], ["predict"], ["report"], ["sweep"]])
+    def test_of_subcommands(self, arguments, capsys):
+        with pytest.raises(SystemExit) as stop:
+            run(*arguments, "--help")
+        assert stop.value.code == 0
+        assert capsys.readouterr().out.startswith(f"usage: python -m ss_lightning {arguments[0]}")
+
+    def test_a_subcommand_that_is_none(self, capsys):
+        assert run("tets") == 2
+        assert "there is no subcommand tets. Did you mean test?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(3.4, "3 s"), (75, "1 min 15 s"), (3600, "1 h 0 min 0 s"), (7325, "2 h 2 min 5 s")]
+)
+def test_time_in_words(seconds, text):
+    assert summary_lines({}, seconds) == [("time", text)]
+
+
+def test_parquet(folder, capsys, monkeypatch):
+    assert fit(epochs=1) == 0
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    assert run("predict", "--config", YINYANG, *SMALL, "--format=parquet") == 2
+    assert "pip install pyarrow" in capsys.readouterr().err

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from ss_lightning import MLP, EventBatch
-from ss_lightning.losses import classification_loss, decode, first_spike_scores
+from ss_lightning.losses import classification_loss, decision_step, decode, first_spike_scores
 
 
 def test_sum_and_max_over_time():
@@ -57,3 +57,43 @@ def test_every_decoder_learns(decoder):
         classification_loss(scores, labels).backward()
         optimizer.step()
     assert decode(net(events).readout, decoder).argmax(1).tolist() == [0, 1]
+
+
+class TestDecisionStep:
+    """The first step from which the final winner leads for good."""
+
+    def slow(self, readout, decoder):
+        """Decode every beginning of the sequence, as the words say it."""
+        final = decode(readout, decoder).argmax(1)
+        steps = []
+        for sample, winner in enumerate(final.tolist()):
+            decided = len(readout)
+            for step in reversed(range(len(readout))):
+                heard = torch.zeros_like(readout[:, sample])
+                heard[: step + 1] = readout[: step + 1, sample]
+                scores = decode((heard if decoder == "first_spike" else heard[: step + 1])[:, None], decoder)[0]
+                others = torch.cat([scores[:winner], scores[winner + 1 :]])
+                if not scores[winner] > others.max():
+                    break
+                decided = step
+            steps.append(decided)
+        return steps
+
+    @pytest.mark.parametrize("decoder", ["sum", "max", "first_spike"])
+    @pytest.mark.parametrize("seed", range(3))
+    def test_agrees_with_decoding_every_beginning(self, decoder, seed):
+        torch.manual_seed(seed)
+        readout = torch.randint(-3, 4, (17, 30, 3)).double()
+        if decoder == "first_spike":
+            spikes = torch.rand(17, 30, 3) < 0.05
+            readout = (spikes & (spikes.cumsum(0) == 1)).double()
+        assert decision_step(readout, decoder).tolist() == self.slow(readout, decoder)
+
+    def test_a_tie_is_no_decision(self):
+        assert decision_step(torch.zeros(5, 2, 3), "sum").tolist() == [5, 5]
+        readout = torch.zeros(5, 1, 2)
+        readout[2, 0, 0] = 1
+        assert decision_step(readout, "sum").tolist() == [2]
+
+    def test_a_single_class_is_decided_at_once(self):
+        assert decision_step(torch.zeros(5, 1, 1), "sum").tolist() == [0]

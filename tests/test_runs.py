@@ -3,6 +3,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+import torch
 
 from ss_lightning import UsageError
 from ss_lightning.runs import config_beside, config_name, find_checkpoint, reserve_run
@@ -51,7 +52,7 @@ def test_newest_checkpoint(tmp_path):
         folder = tmp_path / f"version_{number}" / "checkpoints"
         folder.mkdir(parents=True)
         if number != 10:  # the newest run was stopped before its first checkpoint
-            (folder / "last.ckpt").touch()
+            torch.save({}, folder / "last.ckpt")
     assert find_checkpoint(tmp_path, "last") == tmp_path / "version_2" / "checkpoints" / "last.ckpt"
     with pytest.raises(UsageError, match="there is none"):
         find_checkpoint(tmp_path, "best")

@@ -11,15 +11,20 @@ from ss_lightning.errors import UsageError
 
 T = TypeVar("T", bound=str)
 
+# Indices of batches are 32 bit, and no machine has the memory for more.
+_MOST = 2**31 - 1
+
 
 def whole_number(name: str, value: int, least: int = 1) -> int:
-    """``value`` if it is a whole number of ``least`` or more.
+    """``value`` if it is a whole number of ``least`` or more, and of at most 32 bits.
 
     Raises:
         UsageError: It is not.
     """
     if not isinstance(value, (int, np.integer)) or isinstance(value, bool) or value < least:
         raise UsageError(f"{name} is {value!r}; expected a whole number, {least} or more.")
+    if value > _MOST:
+        raise UsageError(f"{name} is {value}; expected a whole number, {_MOST} or less.")
     return int(value)
 
 

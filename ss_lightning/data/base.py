@@ -10,7 +10,7 @@ import lightning
 import numpy as np
 import torch
 from lightning.pytorch.utilities import rank_zero_warn
-from torch.utils.data import DataLoader, DistributedSampler, RandomSampler, Sampler
+from torch.utils.data import DataLoader, DistributedSampler, Sampler
 
 from ss_lightning.data.arguments import one_of, positive_number, whole_number
 from ss_lightning.data.events import EventDataset, EventStore, identity
@@ -82,6 +82,7 @@ class EventDataModule(lightning.LightningDataModule):
         self.num_workers = whole_number("num_workers", num_workers, least=0)
         self.pin_memory = pin_memory
         self._splits: Splits | None = None
+        self._order_seed: int | None = None
 
     def load_splits(self) -> Splits:
         """Read or make the data. Subclasses write this; it must bear running in several processes at once."""
@@ -127,11 +128,28 @@ class EventDataModule(lightning.LightningDataModule):
         return self.splits.train.store.class_names
 
     def train_dataloader(self) -> DataLoader:
-        """Batches of the training samples in an order that changes every epoch; the last may be smaller."""
+        """Batches of the training samples in an order that changes every epoch; the last may be smaller.
+
+        The order follows from the seed that was set (``seed_everything``) and the number of the epoch alone, so a
+        training that is resumed meets the samples in the same order. Several devices share the order of one.
+        """
         dataset = self.dataset(self.splits.train)
-        # A generator of its own: on the global one the order would depend on the number of workers.
-        generator = torch.Generator().manual_seed(int(torch.randint(2**62, ())))
-        return self._loader(dataset, sampler=RandomSampler(dataset, generator=generator))
+        if self._order_seed is None:
+            seed = torch.initial_seed()
+            self._order_seed = seed if self.trainer is None else self.trainer.strategy.broadcast(seed)
+        sampler = TrainingSampler(dataset, *self._processes(), self._order_seed)
+        if self.trainer is not None:
+            # The trainer says it too, but in a resumed training too late for workers, which fetch ahead.
+            sampler.set_epoch(self.trainer.fit_loop.epoch_progress.current.processed)  # type: ignore[attr-defined]
+        return self._loader(dataset, sampler)
+
+    def state_dict(self) -> dict[str, int]:
+        """What goes into a checkpoint: the seed of the order of the training samples."""
+        return {} if self._order_seed is None else {"order_seed": self._order_seed}
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        """Go on with the order of a checkpoint."""
+        self._order_seed = state_dict.get("order_seed")
 
     def val_dataloader(self) -> DataLoader | list:
         """Batches of the validation samples; an empty list, which Lightning skips, if there are none."""
@@ -180,13 +198,19 @@ class EventDataModule(lightning.LightningDataModule):
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
             pin_memory=self.pin_memory,
+            # Of its own, for a loader draws a number for its workers: the global one is left to the model.
+            generator=torch.Generator().manual_seed(self._order_seed or 0),
         )
 
+    def _processes(self) -> tuple[int, int]:
+        """How many processes train together, and which of them this is."""
+        return (1, 0) if self.trainer is None else (self.trainer.world_size, self.trainer.global_rank)
+
     def _evaluation_loader(self, dataset: EventDataset) -> DataLoader:
-        if self.trainer is None or self.trainer.world_size == 1:
+        replicas, rank = self._processes()
+        if replicas == 1:
             return self._loader(dataset)
-        replicas = self.trainer.world_size
-        sampler = EvaluationSampler(dataset, replicas, self.trainer.global_rank)
+        sampler = EvaluationSampler(dataset, replicas, rank)
         return self._loader(dataset, sampler, batch_size=even_batch_size(len(dataset), replicas, self.batch_size))
 
     def _warn_about_late_events(self, store: EventStore) -> None:
@@ -198,6 +222,34 @@ class EventDataModule(lightning.LightningDataModule):
                 f"{self.num_steps * self.step_ms:g} ms) and are dropped. Raise num_steps or step_ms to keep "
                 "them; if the share is large, check the unit of the times."
             )
+
+
+class TrainingSampler(DistributedSampler):
+    """A random order that follows from a seed and the number of the epoch; each process gets every n-th sample of it.
+
+    So ``n`` devices with a batch size ``b`` train on the same batches as one with ``n * b``. Where the samples cannot
+    be shared evenly, the last few of the order (fewer than there are processes) are left out of that epoch: none is
+    trained on twice, as it would be with Lightning's own sampler, which leaves one of this type alone.
+    """
+
+    def __init__(self, dataset: EventDataset, num_replicas: int, rank: int, seed: int) -> None:
+        """Choose the share of process ``rank`` out of ``num_replicas``.
+
+        Raises:
+            UsageError: There are fewer samples than processes.
+        """
+        if len(dataset) < num_replicas:
+            raise UsageError(
+                f"{len(dataset)} training samples cannot be shared among {num_replicas} devices. Use fewer devices."
+            )
+        super().__init__(dataset, num_replicas, rank, shuffle=True, seed=seed, drop_last=True)
+        self.size = len(dataset)
+
+    def __iter__(self) -> Iterator[int]:
+        """The indices of this process; the next epoch begins where nobody calls ``set_epoch``."""
+        order = np.random.default_rng([self.seed % 2**64, self.epoch]).permutation(self.size)
+        self.epoch += 1
+        return iter(order[: self.total_size][self.rank :: self.num_replicas].tolist())
 
 
 class EvaluationSampler(DistributedSampler):

@@ -200,7 +200,12 @@ def _read_tonic(part: Any, name: str, size: tuple[int, int, int]) -> tuple[list[
     needed = ["t", "x"] + ["y"] * (height > 1) + ["p"] * (polarities > 1)
     times, units, labels = [], [], []
     for sample in range(len(part)):
-        events, label = part[sample]
+        try:
+            events, label = part[sample]
+        except (OSError, EOFError, ValueError, TypeError, IndexError, KeyError) as error:
+            raise DataError(
+                f"{name}, sample {sample}: cannot be read, perhaps its file is cut short ({error}). Get it again."
+            ) from error
         fields = list(getattr(getattr(events, "dtype", None), "names", None) or ())
         if not set(needed) <= set(fields):
             raise DataError(

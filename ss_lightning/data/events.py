@@ -22,7 +22,8 @@ from ss_lightning.data.binning import Binning, bin_events, dense_spikes
 from ss_lightning.errors import DataError, UsageError
 from ss_lightning.events import EventBatch
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+_MOST_CLASSES = 2**20
 _ARRAYS = ("times", "units", "offsets", "labels", "groups")
 
 TimeUnit = Literal["s", "ms", "us"]
@@ -148,6 +149,7 @@ class EventStore:
         flat_times, flat_units = _concatenated(time_arrays), _concatenated(unit_arrays)
         _check_times(source, flat_times, offsets)
         flat_units = _checked_units(source, flat_units, offsets, num_units)
+        check_class_count(source, label_array)
         if num_classes is None:
             num_classes = len(class_names) if class_names is not None else int(label_array.max()) + 1
         _check_labels(source, label_array, num_classes)
@@ -248,6 +250,7 @@ class EventStore:
                 "num_events": self.num_events,
                 "crc32": {name: zlib.crc32(array.data) for name, array in arrays.items()},
             }
+            meta["checksum"] = _checksum(meta)
             (temporary / "meta.json").write_text(json.dumps(meta, indent=1), encoding="utf-8")
             temporary.chmod(0o755)
             if path.exists():
@@ -275,6 +278,8 @@ class EventStore:
                 raise DataError(
                     f"{path}: stored in format {meta['format']}, expected {FORMAT_VERSION}. Build it again."
                 )
+            if meta.pop("checksum") != _checksum(meta):
+                raise DataError(f"{path}/meta.json: its checksum differs. Build it again.")
             arrays: dict[str, Any] = dict.fromkeys(_ARRAYS)
             for name, crc in meta["crc32"].items():
                 # Only the large arrays; and an array without events cannot be mapped.
@@ -294,6 +299,10 @@ class EventStore:
             raise
         except (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise DataError(f"{path}: not a complete stored data set ({error}). Build it again.") from error
+
+
+def _checksum(meta: Mapping[str, Any]) -> int:
+    return zlib.crc32(json.dumps(meta, sort_keys=True).encode())
 
 
 def with_common_classes(stores: Mapping[str, EventStore]) -> dict[str, EventStore]:
@@ -401,6 +410,20 @@ def _checked_units(source: str, units: np.ndarray, offsets: np.ndarray, num_unit
             f"from 0 to {num_units - 1} (num_units={num_units}). Correct the data or set num_units."
         )
     return units.astype(np.uint16 if num_units <= 2**16 else np.int32)
+
+
+def check_class_count(source: str, labels: np.ndarray) -> None:
+    """Refuse labels that cannot be class numbers: every class up to the highest gets an output and a name.
+
+    Raises:
+        DataError: A label is beyond any number of classes.
+    """
+    if len(labels) and labels.max() >= _MOST_CLASSES:
+        sample = int(labels.argmax())
+        raise DataError(
+            f"{source}, sample {sample}: label {labels[sample]}; expected classes numbered from 0, fewer than "
+            f"{_MOST_CLASSES}."
+        )
 
 
 def _check_labels(source: str, labels: np.ndarray, num_classes: int) -> None:

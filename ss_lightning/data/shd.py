@@ -17,7 +17,7 @@ import numpy as np
 from ss_lightning.data.arguments import whole_number
 from ss_lightning.data.base import EventDataModule, Splits, Subset
 from ss_lightning.data.cache import cache_folder, cached_stores, preparation_lock
-from ss_lightning.data.events import EventStore, whole_numbers, with_common_classes
+from ss_lightning.data.events import EventStore, check_class_count, whole_numbers, with_common_classes
 from ss_lightning.errors import DataError, UsageError
 
 DOWNLOAD_URL = "https://zenkelab.org/datasets/"
@@ -48,13 +48,17 @@ def read_shd_file(path: Path, num_units: int) -> EventStore:
                 )
             times, units = list(file["spikes/times"][:]), list(file["spikes/units"][:])
             labels, speakers = file["labels"][:], file["extra/speaker"][:]
-            names = [_text(name) for name in file["extra/keys"][:]] if "extra/keys" in file else []
-    except (OSError, RuntimeError, KeyError, TypeError, AttributeError) as error:
+            names = [_text(name) for name in file["extra/keys"][:].ravel()] if "extra/keys" in file else []
+    except DataError:
+        raise
+    # What the HDF5 library says to a damaged file depends on the place; it may also take it for a huge one.
+    except (OSError, RuntimeError, LookupError, TypeError, AttributeError, ValueError, MemoryError) as error:
         raise DataError(
             f"{path}: cannot be read as HDF5 in the layout of SHD, perhaps cut short ({error}). "
             f"Delete it and get it again from {DOWNLOAD_URL}{path.name}.zip"
         ) from error
     labels = whole_numbers(labels, f"{path}: labels")
+    check_class_count(str(path), labels)
     num_classes = max(len(names), int(labels.max(initial=0)) + 1)
     return EventStore.from_arrays(
         times,

@@ -495,8 +495,10 @@ def layer_backward(
     is_active = np.empty(num_upper, np.bool_)
     # One row of rest before the first step, and whole eights of steps.
     slot = up.shape[1] + 1
-    scratch = np.zeros((group * slot, _ROW), table.dtype)
+    scratch = np.empty((group * slot, _ROW), table.dtype)
     flat_scratch = scratch.reshape(-1)
+    for local in range(group):
+        _fill(scratch[local * slot], 0)
     for block in range(blocks):
         begin = block * width
         count = min(width, num_neurons - begin)
@@ -827,10 +829,11 @@ def _pool(process: int, threads: int) -> ThreadPoolExecutor:
 
 def _map_slices(work: Callable[[int, int], Any], num_samples: int) -> list[Any]:
     """``work(low, high)`` on one slice of the samples for each of torch's threads; results in order."""
-    threads = min(torch.get_num_threads(), num_samples)
-    if threads <= 1:
+    threads = torch.get_num_threads()
+    slices = min(threads, num_samples)
+    if slices <= 1:
         return [work(0, num_samples)]
-    bounds = [num_samples * i // threads for i in range(threads + 1)]
+    bounds = [num_samples * i // slices for i in range(slices + 1)]
     return list(_pool(os.getpid(), threads).map(work, bounds[:-1], bounds[1:]))
 
 
@@ -992,9 +995,10 @@ def dense_forward(
     kept = np.empty((-(-num_steps // _CHUNK) if keep else 0, columns), dtype)
 
     def work(low: int, high: int) -> None:
+        low, high = low * _MAX_WIDTH, min(high * _MAX_WIDTH, columns)
         dense_spikes(*arrays, low, high, keep, spikes, first, second, kept)
 
-    _map_slices(work, columns)
+    _map_slices(work, -(-columns // _MAX_WIDTH))
     return torch.from_numpy(spikes), (torch.from_numpy(first), torch.from_numpy(second), torch.from_numpy(kept))
 
 
@@ -1016,7 +1020,8 @@ def dense_backward(
     rule = ESTIMATORS[estimator], SURROGATES[surrogate.kind], *_shape(surrogate, dtype)
 
     def work(low: int, high: int) -> None:
+        low, high = low * _MAX_WIDTH, min(high * _MAX_WIDTH, columns)
         dense_gradient(*arrays, low, high, *kept, grad.numpy(), *rule, *results)
 
-    _map_slices(work, columns)
+    _map_slices(work, -(-columns // _MAX_WIDTH))
     return tuple(torch.from_numpy(result) for result in results)  # type: ignore[return-value]

@@ -57,7 +57,7 @@ def test_other_settings_and_other_versions_are_built_again(source, cache, monkey
     source.load(cache, (700,))
     source.load(cache, (800,))
     assert source.reads == 2
-    monkeypatch.setattr("ss_lightning.data.cache.FORMAT_VERSION", 2)
+    monkeypatch.setattr("ss_lightning.data.cache.FORMAT_VERSION", 99)
     source.load(cache, (800,))
     assert source.reads == 3
 
