@@ -126,7 +126,7 @@ class SpikingCLI(LightningCLI):
     """
 
     def __init__(self, args: list[str], run_folder: Path | None = None, callbacks: Sequence[Callback] = ()) -> None:
-        self.asked_for = args[0] if args else ""
+        self.asked_for = next((word for word in args if word in self.subcommands()), "")
         self.given_run_folder = run_folder
         self.run_folder: Path | None = None
         self.extra_callbacks = callbacks

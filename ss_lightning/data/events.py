@@ -297,7 +297,7 @@ class EventStore:
             )
         except DataError:
             raise
-        except (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except Exception as error:  # NumPy even says SyntaxError to a damaged header
             raise DataError(f"{path}: not a complete stored data set ({error}). Build it again.") from error
 
 
