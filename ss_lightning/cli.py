@@ -289,7 +289,8 @@ class SpikingCLI(LightningCLI):
         if arguments is None or self.run_folder is None or arguments.get("save_dir", "") not in (None, "."):
             return loggers
         placed = loggers.clone()
-        placed.init_args.save_dir = str(self.run_folder)
+        # In full: W&B's own process may have been started in another folder.
+        placed.init_args.save_dir = str(self.run_folder.resolve())
         if placed.class_path.endswith("WandbLogger") and placed.init_args.name is None:
             placed.init_args.name = f"{self.run_name}/{self.run_folder.name}"
         return placed

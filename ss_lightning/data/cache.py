@@ -54,6 +54,21 @@ def preparation_lock(folder: Path, subject: Path) -> Iterator[bool]:
         lock.release()
 
 
+@contextmanager
+def download_folder(target: Path) -> Iterator[Path]:
+    """A folder beside ``target`` to download to, so that only whole files are ever moved to ``target``.
+
+    Call it under :func:`preparation_lock`. What a download that was killed has left there is removed.
+    """
+    folder = target.with_name(f".{target.name}.download")
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 def cached_stores(
     folder: Path,
     sources: Mapping[str, Path],
@@ -64,7 +79,7 @@ def cached_stores(
 ) -> dict[str, EventStore]:
     """Load the stores made from files out of the cache, or build and keep them.
 
-    An entry belongs to one resolved path, size, modification time, format version and ``settings``: anything
+    An entry belongs to one resolved path, size, times of change, format version and ``settings``: anything
     else, and any entry that is incomplete or damaged, is built again. Call it under :func:`preparation_lock`.
     If the cache cannot be written, there is one warning and the stores stay in memory.
 
@@ -109,8 +124,10 @@ def _entry(folder: Path, source: Path, settings: tuple) -> tuple[Path, list[Path
     """Where the store made from ``source`` is kept, and what is kept there for the same path."""
     status = source.stat()
     prefix = f"{source.stem}-{_digest(source.resolve())}"
-    state = _digest(status.st_size, status.st_mtime_ns, FORMAT_VERSION, settings)
-    return folder / f"{prefix}-{state}", list(folder.glob(f"{prefix}-*"))
+    # Copying tools set the modification time back, but not the other one.
+    state = _digest(status.st_size, status.st_mtime_ns, status.st_ctime_ns, FORMAT_VERSION, settings)
+    # With a dot in front: what is left of a process that was killed as it wrote.
+    return folder / f"{prefix}-{state}", [*folder.glob(f"{prefix}-*"), *folder.glob(f".{prefix}-*")]
 
 
 def _loaded(entry: Path) -> EventStore | None:

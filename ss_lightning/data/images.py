@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import math
+import os
 import zlib
 from pathlib import Path
 from typing import Any, Literal
@@ -12,7 +13,7 @@ import numpy as np
 
 from ss_lightning.data.arguments import fraction, one_of, whole_number
 from ss_lightning.data.base import EventDataModule, Splits, Subset, split_off
-from ss_lightning.data.cache import cache_folder, preparation_lock
+from ss_lightning.data.cache import cache_folder, download_folder, preparation_lock
 from ss_lightning.data.events import EventStore
 from ss_lightning.errors import DataError
 
@@ -147,7 +148,11 @@ class LatencyImages(EventDataModule):
             try:
                 import torchvision.datasets
 
-                getattr(torchvision.datasets, self.dataset_name)(str(raw.parent.parent), download=True)
+                with download_folder(raw.parent) as folder:
+                    getattr(torchvision.datasets, self.dataset_name)(str(folder), download=True)
+                    raw.mkdir(parents=True, exist_ok=True)
+                    for name in missing:
+                        os.replace(folder / self.dataset_name / "raw" / name, raw / name)
                 return
             except Exception as error:  # whatever stopped it, the way out is the same
                 reason = f"the download failed: {type(error).__name__}: {error}"

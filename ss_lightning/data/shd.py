@@ -8,6 +8,7 @@ spiking neural networks", IEEE TNNLS 2020, arXiv:1910.07407.
 from __future__ import annotations
 
 import math
+import os
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import numpy as np
 
 from ss_lightning.data.arguments import whole_number
 from ss_lightning.data.base import EventDataModule, Splits, Subset
-from ss_lightning.data.cache import cache_folder, cached_stores, preparation_lock
+from ss_lightning.data.cache import cache_folder, cached_stores, download_folder, preparation_lock
 from ss_lightning.data.events import EventStore, check_class_count, whole_numbers, with_common_classes
 from ss_lightning.errors import DataError, UsageError
 
@@ -175,7 +176,11 @@ class SHDData(EventDataModule):
             try:
                 from tonic.datasets import SHD
 
-                SHD(save_to=str(Path(self.root).expanduser()), train=part == "train")
+                with download_folder(path.parent) as folder:
+                    SHD(save_to=str(folder), train=part == "train")
+                    if (folder / "SHD" / path.name).is_file():
+                        path.parent.mkdir(parents=True, exist_ok=True)
+                        os.replace(folder / "SHD" / path.name, path)
                 reason = "the download did not bring it"
             except Exception as error:  # whatever stopped it, the way out is the same
                 reason = f"the download failed: {type(error).__name__}: {error}"

@@ -219,7 +219,7 @@ def test_another_format_version_is_not_loaded(store, tmp_path):
     store.save(tmp_path / "kept")
     meta = json.loads((tmp_path / "kept" / "meta.json").read_text())
     (tmp_path / "kept" / "meta.json").write_text(json.dumps({**meta, "format": 99}))
-    with pytest.raises(DataError, match="format 99, expected 1"):
+    with pytest.raises(DataError, match="format 99, expected 2"):
         EventStore.load(tmp_path / "kept")
 
 

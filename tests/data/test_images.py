@@ -126,13 +126,14 @@ def test_missing_files_are_downloaded(idx, tmp_path, monkeypatch):
     asked = []
 
     def download(root, download):
-        asked.append((root, download))
-        idx.write_all(tmp_path)
+        asked.append(download)
+        idx.write_all(Path(root))
 
     stub_torchvision(monkeypatch, download)
     assert len(MNISTData(root=str(tmp_path)).splits.test) == 10
     assert len(MNISTData(root=str(tmp_path)).splits.test) == 10
-    assert asked == [(str(tmp_path), True)]
+    assert asked == [True]
+    assert {path.name for path in tmp_path.iterdir()} == {"MNIST", "cache"}
 
 
 def test_without_files_and_network_the_message_says_what_to_do(idx, tmp_path, monkeypatch):

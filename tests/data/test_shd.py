@@ -216,14 +216,15 @@ def test_missing_files_are_downloaded_through_tonic(shd, tmp_path, monkeypatch):
     def download(save_to, train):
         asked.append(train)
         name = "shd_train.h5" if train else "shd_test.h5"
-        (tmp_path / "root" / "SHD").mkdir(parents=True, exist_ok=True)
-        shutil.copy(tmp_path / "source" / "SHD" / name, tmp_path / "root" / "SHD" / name)
+        (Path(save_to) / "SHD").mkdir()
+        shutil.copy(tmp_path / "source" / "SHD" / name, Path(save_to) / "SHD" / name)
 
     shd.write_pair(tmp_path / "source")
     stub_tonic(monkeypatch, download)
     for _ in range(2):
         assert len(data(tmp_path / "root", download=True).splits.test) == 6
     assert asked == [True, False]
+    assert [path.name for path in (tmp_path / "root").iterdir()] == ["SHD"]
 
 
 def test_tonic_is_not_asked_for_files_that_are_there(shd, tmp_path, monkeypatch):
