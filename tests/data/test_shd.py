@@ -1,5 +1,6 @@
 import shutil
 import sys
+from pathlib import Path
 from types import ModuleType
 
 import h5py
