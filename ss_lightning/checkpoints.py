@@ -138,7 +138,7 @@ class LastCheckpoint(Checkpoint):
         self.seed = state_dict["seed"]
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Log the metrics of the run before once more, up to the checkpoint.
+        """Take over from the run before: where it was, and its metrics up to there, logged once more.
 
         Raises:
             UsageError: the checkpoint holds weights only.
@@ -149,6 +149,8 @@ class LastCheckpoint(Checkpoint):
             "optimizer": [group.keys() for state in checkpoint["optimizer_states"] for group in state["param_groups"]],
             "lr_scheduler": [state.keys() for state in checkpoint["lr_schedulers"]],
         }
+        if trainer.is_global_zero:  # for the case that there is nothing left to train
+            _copy(Path(str(trainer.ckpt_path)), self.path)
         rows = list(metrics_before(Path(str(trainer.ckpt_path)).parent.parent, checkpoint["global_step"]))
         for logger in trainer.loggers:
             if isinstance(logger, CSVLogger):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 import re
 from argparse import ArgumentError
 from collections import Counter
@@ -19,6 +20,10 @@ _CLASS = re.compile(r"Problem with given class_path '([^']+)'")
 _UNKNOWN = re.compile(r"(?:Option|does not accept option) '([^']+)'|unrecognized arguments: --([^\s=]+)")
 _TYPE = re.compile(r"<class '(?:\w+\.)*(\w+)'>")
 _MOST_NODES = 100_000
+# A config may name classes of these, and of those that this variable lists.
+_MODULES = ("lightning", "snntorch", "ss_lightning", "torch", "torchmetrics")
+MODULES_VARIABLE = "SS_LIGHTNING_MODULES"
+_IMPORT_PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+")
 _NO_CLASS = re.compile(r"module '([\w.]+)' has no attribute '(\w+)'")
 
 
@@ -76,10 +81,11 @@ def suggestion(name: str, known: Iterable[str]) -> str:
 
 
 def check_config(path: Path) -> None:
-    """Look at the form of a YAML file before it is read: a few lines of aliases can stand for more than a memory holds.
+    """Look at a YAML file before it is read: it may be of someone else, and reading it imports the classes it names.
 
     Raises:
-        UsageError: it refers to itself, is too large or too deep, or has a key twice, of which one would be lost.
+        UsageError: it refers to itself, is too large or too deep, has a key twice, of which one would be lost, or names
+            something of a module that is not allowed.
     """
     try:
         root = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
@@ -90,6 +96,27 @@ def check_config(path: Path) -> None:
         return  # the parser will say what is wrong
     if size > _MOST_NODES:
         raise UsageError(f"{path}: too large to be a config, its aliases stand for {size:,} values")
+    allowed = {*_MODULES, *os.environ.get(MODULES_VARIABLE, "").replace(",", " ").split()}
+    for node in _scalars(root):
+        module = node.value.partition(".")[0]
+        if _IMPORT_PATH.fullmatch(node.value) and module not in allowed and not Path(node.value).exists():
+            raise UsageError(
+                f"{path}, line {node.start_mark.line + 1}: {node.value} is not of a module that a config may name "
+                f"({', '.join(sorted(allowed))}). If you trust it: {MODULES_VARIABLE}={module}, or name it on the "
+                "command line"
+            )
+
+
+def _scalars(node: yaml.Node | None) -> Iterable[yaml.ScalarNode]:
+    """All values below a node that could be the name of something to import."""
+    if isinstance(node, yaml.ScalarNode) and node.tag == "tag:yaml.org,2002:str":
+        yield node
+    elif isinstance(node, yaml.SequenceNode):
+        for child in node.value:
+            yield from _scalars(child)
+    elif isinstance(node, yaml.MappingNode):
+        for _, child in node.value:
+            yield from _scalars(child)
 
 
 def _expanded_size(node: yaml.Node | None, sizes: dict[int, int | None], path: Path) -> int:

@@ -94,6 +94,8 @@ def run_forked(folder, arguments, stop_at=None, signal_number=signal.SIGKILL, li
     child = os.fork()
     if child == 0:
         os.chdir(folder)
+        # A shell starts what it runs in the background deaf to Ctrl-C.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         for stream, name in ((1, "stdout.txt"), (2, "stderr.txt")):
             os.dup2(os.open(name, os.O_CREAT | os.O_WRONLY | os.O_APPEND), stream)
         Events(Path(folder), stop_at, signal_number).install()

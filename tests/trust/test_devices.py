@@ -131,20 +131,32 @@ def test_torchrun():
     compare_with_one_device()
 
 
+def nodes(process):
+    """What a person sets on each machine."""
+    return {"NODE_RANK": process}
+
+
+def slurm(process):
+    """What srun sets for each task."""
+    return {
+        "SLURM_JOB_ID": "1", "SLURM_JOB_NAME": "train", "SLURM_JOB_NODELIST": "127.0.0.1", "SLURM_NTASKS": "2",
+        "SLURM_NNODES": "2", "SLURM_NTASKS_PER_NODE": "1", "SLURM_PROCID": process, "SLURM_LOCALID": "0",
+        "SLURM_NODEID": process,
+    }  # fmt: skip
+
+
 @long_only
-def test_two_nodes():
+@pytest.mark.parametrize("variables", [nodes, slurm])
+def test_two_nodes(variables):
     """Two processes that know of each other only by an address, as on two machines."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
+        address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(probe.getsockname()[1])}
     arguments = ["fit", *COMMON, "--data.batch_size=16", *CPU, "--trainer.max_epochs=2"]
-    nodes = [
-        start(*arguments, "--trainer.num_nodes=2", "--trainer.devices=1", "--trainer.strategy=ddp",
-              MASTER_ADDR="127.0.0.1", MASTER_PORT=port, NODE_RANK=str(node))
-        for node in (0, 1)
-    ]  # fmt: skip
-    for node in nodes:
-        code, output, _ = finish(node)
+    arguments += ["--trainer.num_nodes=2", "--trainer.devices=1", "--trainer.strategy=ddp"]
+    started = [start(*arguments, **address, **variables(process)) for process in ("0", "1")]
+    for process in started:
+        code, output, _ = finish(process)
         assert code == 0, output
     assert [p.name for p in Path("runs/yinyang").iterdir()] == ["version_0"]
     compare_with_one_device()

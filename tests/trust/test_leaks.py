@@ -14,7 +14,7 @@ from ss_lightning.losses import classification_loss
 
 ROOT = Path(__file__).parents[2]
 LONG = bool(os.environ.get("SS_LIGHTNING_LONG_TESTS"))
-STEPS = 2000 if LONG else 500
+STEPS = 2000 if LONG else 200
 NETWORKS = 200
 MIB = 2**20
 # The allocator keeps some of what it gave back.
@@ -48,7 +48,7 @@ def children():
 def classifier(**options):
     torch.manual_seed(0)
     return ssl.MLPClassifier(
-        input_shape=(4,), num_classes=3, step_ms=1.0, **{"hidden": [120], "input_gain": 4.0, **options}
+        input_shape=(4,), num_classes=3, step_ms=1.0, **{"hidden": [40], "input_gain": 4.0, **options}
     )
 
 
@@ -70,7 +70,7 @@ def test_training_steps_keep_memory_flat(options):
                 optimizer.step()
                 done += 1
 
-    steps(100)
+    steps(50)
     before, files = memory(), open_files()
     steps(STEPS)
     print(f"{STEPS} steps: {(memory() - before) / MIB:+.1f} MiB")
@@ -122,22 +122,23 @@ def test_a_run_leaves_no_files_open_and_no_workers(run, broken):
             assert run(*options) == 0
         gc.collect()
 
+    others = children()  # of the tests before this one
     once()  # what is opened once for the whole process, such as the pipes of numba's threads
     files = [name for name in open_files() if not name.startswith("pipe:")]
     number = len(open_files())
     once()
-    assert children() == []
+    assert set(children()) <= set(others)
     assert [name for name in open_files() if not name.startswith("pipe:")] == files
     assert len(open_files()) == number
     assert not [name for name in files if name.endswith((".ckpt", ".csv", ".h5", ".part"))]
 
 
 def test_runs_keep_memory_flat(run):
-    """Ten runs in one process, as a sweep does them; the number of objects counts, for memory is noisy here."""
+    """Several runs in one process, as a sweep does them; objects are counted, for memory is noisy here."""
     counts = []
     for _ in range(6 if LONG else 3):
         assert run("--data=ss_lightning.data.YinYangData", "--data.num_workers=0") == 0
         gc.collect()
         counts.append(len(gc.get_objects()))
     print("objects after each run: " + ", ".join(map(str, counts)))
-    assert counts[-1] - counts[1] < 5000 * (len(counts) - 2)
+    assert counts[-1] - counts[1] < 1000 * (len(counts) - 2)
