@@ -35,7 +35,7 @@ class LayerActivity(NamedTuple):
     """What one hidden layer did.
 
     Attributes:
-        spike_count: spikes of each neuron and sample, ``[B, N]``.
+        spike_count: spikes of each neuron and sample, ``[B, N]``, differentiable.
         first_spike_time: step of its first spike, int64 ``[B, N]``; ``T`` for a silent neuron.
     """
 
@@ -48,7 +48,7 @@ class NetworkOutput(NamedTuple):
 
     Attributes:
         readout: membrane of the readout ``[T, B, C]``, or its spikes if the decoder is ``first_spike``.
-        activity: one entry per hidden layer, without gradient.
+        activity: one entry per hidden layer.
     """
 
     readout: Tensor
@@ -242,7 +242,7 @@ class MLP(SpikingNetwork):
             SpikingLayer(synapse.weight, synapse.bias, neuron.decay(), neuron.threshold)
             for synapse, neuron in zip(hidden, neurons, strict=True)
         ]
-        membrane, times = event_network(
+        membrane, times, counts = event_network(
             events,
             layers,
             ReadoutLayer(last.weight, last.bias, cast(LeakyReadout, self.readout).decay()),
@@ -251,7 +251,7 @@ class MLP(SpikingNetwork):
             skip=self.skip,
             backend=self.backend,
         )
-        return NetworkOutput(membrane, [LayerActivity((t < events.num_steps).long(), t) for t in times])
+        return NetworkOutput(membrane, [LayerActivity(*layer) for layer in zip(counts, times, strict=True)])
 
     def _layer_by_layer(self, spikes: Spikes) -> NetworkOutput:
         first, *later = self._linear
@@ -408,8 +408,7 @@ def init_uniform(layer: nn.Linear | nn.Conv2d, gain: float = 1.0) -> None:
         nn.init.zeros_(layer.bias)
 
 
-@torch.no_grad()
 def activity(spikes: Tensor) -> LayerActivity:
     """Counts and first times of a layer's spikes ``[T, B, ...]``, its axes flattened to ``N``."""
     spikes = spikes.flatten(2)
-    return LayerActivity((spikes > 0).sum(0), first_spike_time(spikes))
+    return LayerActivity(spikes.sum(0), first_spike_time(spikes))

@@ -175,8 +175,12 @@ def _latest(time, count):
 
 @_jit
 def first_times(units, offsets, stride, num_steps, table, bias, beta, threshold, times):
-    """First spike times of one layer, written to ``times`` ``[B, N]``; ``T`` for a silent neuron."""
-    blocks, width = bias.shape
+    """First spike times of one layer, written to ``times`` ``[B, N]``; ``T`` for a silent neuron.
+
+    ``bias`` is ``[blocks, T, width]``, or ``[blocks, 1, width]`` for one that stays.
+    """
+    blocks, _, width = bias.shape
+    last_bias = bias.shape[1] - 1
     samples, num_neurons = times.shape
     membrane = np.empty(width, table.dtype)
     current = np.empty(width, table.dtype)
@@ -189,7 +193,7 @@ def first_times(units, offsets, stride, num_steps, table, bias, beta, threshold,
             _fill(membrane, 0)
             _fill(time, silent)
             for t in range(num_steps):
-                _copy(current, bias[block])
+                _copy(current, bias[block, min(t, last_bias)])
                 _add_rows(current, table[block], units, offsets[b * stride + t], offsets[b * stride + t + 1])
                 _fire(time, membrane, current, beta[block], threshold[block], np.int32(t), silent)
                 # Once all have fired nothing that follows can matter; looking costs a pass, so not every step.
@@ -217,14 +221,15 @@ def readout_membrane(units, offsets, stride, table, bias, beta, out):
 def times_to_events(times, num_steps, units, offsets):
     """Events of neurons that fire once: of sample ``b`` in ``units[b * N :]``, offsets ``[B * (T + 1)]``.
 
-    A counting sort: inside a step the neurons keep their order.
+    A counting sort: inside a step the neurons keep their order. Times outside ``[0, T)`` are no events.
     """
     samples, num_neurons = times.shape
     place = np.empty(num_steps + 1, np.int32)
     for b in range(samples):
         _fill(place, 0)
         for j in range(num_neurons):
-            place[times[b, j]] += 1
+            if times[b, j] >= 0:
+                place[times[b, j]] += 1
         position = b * num_neurons
         for t in range(num_steps + 1):
             offsets[b * (num_steps + 1) + t] = position
@@ -233,7 +238,7 @@ def times_to_events(times, num_steps, units, offsets):
             position += count
         for j in range(num_neurons):
             t = times[b, j]
-            if t < num_steps:
+            if 0 <= t < num_steps:
                 units[place[t]] = j
                 place[t] += 1
 
@@ -328,32 +333,32 @@ def _eight_by_four(grad, up, t, weight, a, b, c, d):
 
 @_jit
 def _spike_gradient(grad, up, t, weight, active, count):
-    """``dL/dS`` of the steps ``t .. t + 7`` from ``dL/dI`` of the upper neurons ``active[:count]``.
+    """Add to ``dL/dS`` of the steps ``t .. t + 7`` what ``dL/dI`` of the upper neurons ``active[:count]`` makes of it.
 
     The three entries of ``active`` after those name a neuron of weight 0.
     """
-    _fill(grad, 0)
     for k in range(0, count, 4):
         _eight_by_four(grad, up, t, weight, active[k], active[k + 1], active[k + 2], active[k + 3])
 
 
 @_jit
-def _ramp(grad, state, width):
+def _ramp(grad, state, first, width):
     """``dL/dc = sum over k >= t of (k - t + 1) dL/dS[k]``, four steps in place."""
+    zero = state.dtype.type(0)
     for j in range(width):
-        total, ramp = state[_SUM + j], state[_SUM_OF_SUMS + j]
+        total, ramp, learns = state[_SUM + j], state[_SUM_OF_SUMS + j], first[j] >= 0
         total += grad[3 * _ROW + j]
         ramp += total
-        grad[3 * _ROW + j] = ramp
+        grad[3 * _ROW + j] = ramp if learns else zero
         total += grad[2 * _ROW + j]
         ramp += total
-        grad[2 * _ROW + j] = ramp
+        grad[2 * _ROW + j] = ramp if learns else zero
         total += grad[_ROW + j]
         ramp += total
-        grad[_ROW + j] = ramp
+        grad[_ROW + j] = ramp if learns else zero
         total += grad[j]
         ramp += total
-        grad[j] = ramp
+        grad[j] = ramp if learns else zero
         state[_SUM + j], state[_SUM_OF_SUMS + j] = total, ramp
 
 
@@ -456,6 +461,7 @@ def layer_backward(
     beta,
     threshold,
     times,
+    grad_counts,
     estimator,
     surrogate,
     height,
@@ -479,10 +485,12 @@ def layer_backward(
     ``T``. This layer reads the columns from ``up_first`` on that meet the rows of ``up_weight``
     ``[blocks, K' + 1, width]`` (the last row is zero), and writes its own to the columns from ``out_first`` on (none
     if negative). ``up_last`` ``[B, K]`` is the last step at which each column is not zero. ``starts`` and ``rows``
-    are the input events by unit, for groups of ``group`` samples; without groups the weights need no gradient. The
-    last four arguments are added to.
+    are the input events by unit, for groups of ``group`` samples; without groups the weights need no gradient.
+    ``times`` is -1 where a neuron was left out of a sample. ``grad_counts`` ``[B, N]`` is added to ``dL/dS`` of every
+    step; without samples there is none. The last four arguments are added to.
     """
-    blocks, width = bias.shape
+    blocks, _, width = bias.shape
+    last_bias = bias.shape[1] - 1
     samples, num_neurons = times.shape
     num_upper = up_weight.shape[1] - 1
     num_units = table.shape[1]
@@ -515,7 +523,7 @@ def layer_backward(
             stop = num_steps
             for t in range(num_steps):
                 membrane = scratch[top + t, :width]
-                _copy(membrane, bias[block])
+                _copy(membrane, bias[block, min(t, last_bias)])
                 _add_rows(membrane, table[block], units, offsets[b * stride + t], offsets[b * stride + t + 1])
                 _integrate(membrane, scratch[top + t - 1], beta[block])
                 if estimator == _SURVIVAL:
@@ -539,17 +547,24 @@ def layer_backward(
                             is_active[k] = True
                             active[num_active] = k
                             num_active += 1
+                _fill(grad, 0)
+                if grad_counts.shape[0]:
+                    for k in range(min(8, num_steps - t)):
+                        _copy(grad[k * _ROW : k * _ROW + count], grad_counts[b, begin : begin + count])
                 _spike_gradient(grad, up[b, :, up_first:], t, up_weight[block], active, num_active)
                 for half in range(4, -1, -4):
                     four = grad[half * _ROW :]
                     if estimator == _RAMP:
-                        _ramp(four, state, width)
+                        _ramp(four, state, first, width)
                     elif estimator == _SURVIVAL:
                         _survival(four, state, first, second, np.int32(t + half), width)
                     else:
                         _flat(four, state, first, np.int32(t + half), width)
                     _walk_back(four, state, flat_scratch, top + t + half, surrogate, height, scale, width)
 
+            if last_bias > 0:
+                for t in range(min(stop, num_steps)):
+                    _add_one(grad_bias[block, t], scratch, top + t)
             if out_first >= 0:
                 for t in range(slot - 1):
                     target = up[b, t, out_first + begin : out_first + begin + count]
@@ -567,7 +582,8 @@ def layer_backward(
                         end -= 1
                     _add_rows(grad_table[block, i], scratch, rows, starts[g, i], end)
         state_rows = state.reshape(-1, _ROW)
-        _add_one(grad_bias[block], state_rows, _GRAD_BIAS // _ROW)
+        if last_bias == 0:
+            _add_one(grad_bias[block, 0], state_rows, _GRAD_BIAS // _ROW)
         _add_one(grad_beta[block], state_rows, _GRAD_BETA // _ROW)
         _add_one(grad_threshold[block], state_rows, _GRAD_THRESHOLD // _ROW)
 
@@ -685,7 +701,7 @@ def dense_gradient(
             for k in range(_CHUNK - 4, -1, -4):
                 four = grad[k * _ROW :]
                 if estimator == _RAMP:
-                    _ramp(four, state, width)
+                    _ramp(four, state, first[low:high], width)
                 elif estimator == _SURVIVAL:
                     _survival(four, state, first[low:high], second[low:high], np.int32(start + k), width)
                 else:
@@ -715,7 +731,10 @@ class _Events(NamedTuple):
 
 
 class _Blocks(NamedTuple):
-    """A layer cut into blocks of neurons: table ``[blocks, N_in, width]``, the others ``[blocks, width]``."""
+    """A layer cut into blocks of neurons.
+
+    Table ``[blocks, N_in, width]``, bias ``[blocks, T or 1, width]``, the others ``[blocks, width]``.
+    """
 
     table: np.ndarray
     bias: np.ndarray
@@ -767,17 +786,20 @@ def _cut_layer(layer: LayerTensors) -> _Blocks:
 
     def cut(values: Tensor | None, fill: float = 0.0) -> np.ndarray:
         values = torch.zeros_like(layer.beta) if values is None else values
-        return _cut_rows(values[None], width, fill)[:, 0]
+        return _cut_rows(values.reshape(-1, num_neurons), width, fill)
 
-    bias, beta = cut(layer.bias), cut(layer.beta)
+    bias, beta = cut(layer.bias), cut(layer.beta)[:, 0]
     table = np.empty((len(bias), num_inputs, width), bias.dtype)
     cut_weight(layer.weight.detach().contiguous().numpy(), table)
-    return _Blocks(table, bias, beta, cut(layer.threshold, float("inf")))
+    return _Blocks(table, bias, beta, cut(layer.threshold, float("inf"))[:, 0])
 
 
 def _join_layer(blocks: _Blocks, layer: LayerTensors, need: LayerTensors) -> LayerTensors:
     """Gradients of a layer as tensors of its shapes, None where none is needed."""
-    vectors = [torch.from_numpy(values).reshape(-1)[: len(layer.weight)] for values in blocks[1:]]
+    num_neurons = len(layer.weight)
+    vectors = [torch.from_numpy(values).reshape(-1)[:num_neurons] for values in blocks[1:]]
+    if layer.bias is not None and layer.bias.dim() == 2:
+        vectors[0] = torch.from_numpy(blocks.bias).transpose(0, 1).flatten(1)[:, :num_neurons]
     joined = [vector if needed else None for vector, needed in zip(vectors, need[1:], strict=True)]
     if not need.weight:
         return LayerTensors(None, *joined)
@@ -846,9 +868,16 @@ class Prepared(NamedTuple):
 
 
 def network_forward(
-    events: EventBatch, hidden: Sequence[LayerTensors], readout: LayerTensors, skip: bool
+    events: EventBatch,
+    hidden: Sequence[LayerTensors],
+    readout: LayerTensors,
+    skip: bool,
+    keep: Sequence[Tensor | None],
 ) -> tuple[Tensor, list[Tensor], Prepared]:
-    """Readout membrane ``[B, T, C]`` and first spike times int32 ``[B, N]`` of every hidden layer."""
+    """Readout membrane ``[B, T, C]`` and first spike times int32 ``[B, N]`` of every hidden layer.
+
+    Times are ``T`` for silent neurons and -1 where ``keep`` (bool ``[B, N]``, or None) leaves a neuron out.
+    """
     num_steps, num_samples, _ = events.shape
     prepared = Prepared(_batch_events(events), [_cut_layer(layer) for layer in hidden], _cut_layer(readout))
     last = prepared.readout
@@ -858,12 +887,14 @@ def network_forward(
     def work(low: int, high: int) -> None:
         spikes = prepared.events.samples(low, high)
         done: list[np.ndarray] = []
-        for layer, time in zip(prepared.hidden, times, strict=True):
+        for layer, time, kept in zip(prepared.hidden, times, keep, strict=True):
             done.append(time[low:high].numpy())
             first_times(*spikes, num_steps, *layer, done[-1])
+            if kept is not None:
+                done[-1][~kept[low:high].numpy()] = -1
             spikes = _hidden_events(_sources(done, skip), num_steps)
         out = membrane[low:high].numpy()
-        readout_membrane(*spikes, last.table[0], last.bias[0], last.beta[0], out)
+        readout_membrane(*spikes, last.table[0], last.bias[0, 0], last.beta[0], out)
 
     _map_slices(work, num_samples)
     return membrane, times, prepared
@@ -884,6 +915,7 @@ def network_backward(
     times: Sequence[Tensor],
     membrane: Tensor,
     grad: Tensor,
+    grad_counts: Sequence[Tensor | None],
     needs: Sequence[LayerTensors],
 ) -> list[LayerTensors]:
     """Gradients of every layer, the readout last.
@@ -894,6 +926,8 @@ def network_backward(
         surrogate: one of :data:`SURROGATES`.
         estimator: one of :data:`ESTIMATORS`.
         grad: ``dL/dV`` of the readout, ``[B, T, C]``.
+        grad_counts: for every hidden layer what each of its spikes adds to the loss, whatever its time, ``[B, N]``; or
+            None.
         needs: for every layer, the readout last, which of its tensors need a gradient.
     """
     source, layers, last = prepared
@@ -903,6 +937,7 @@ def network_backward(
     # Below the lowest layer that learns nothing is left to do.
     lowest = next(i for i, need in enumerate(needs) if any(need))
 
+    no_counts = np.empty((0, 0), last.table.dtype)
     # Columns of ``up``: the readout, then the hidden layers from the top down to all but the lowest.
     column = {depth: 0}
     num_columns = len(readout.weight)
@@ -915,7 +950,7 @@ def network_backward(
         above = range(depth, i, -1) if skip else [i + 1]
         begin = sum(len(weight) for weight in weights[:i]) if skip else 0
         stacked = torch.cat([weights[k][:, begin : begin + len(weights[i])] for k in above])
-        up_weights[i] = _cut_rows(F.pad(stacked, (0, 0, 0, 1)), layers[i].bias.shape[1])
+        up_weights[i] = _cut_rows(F.pad(stacked, (0, 0, 0, 1)), layers[i].bias.shape[2])
 
     def work(low: int, high: int) -> list[_Blocks]:
         grads = [_Blocks(*(np.zeros_like(array) for array in layer)) for layer in (*layers, last)]
@@ -935,7 +970,7 @@ def network_backward(
             membrane[low:high].numpy(),
             last.beta[0],
             up,
-            grads[-1].bias[0],
+            grads[-1].bias[0, 0],
             grads[-1].beta[0],
         )
         if needs[-1].weight:
@@ -943,7 +978,7 @@ def network_backward(
             readout_weight_gradient(*spikes, num_steps, up[:, :, : len(readout.weight)], grads[-1].table[0])
         up_last = np.full((samples, num_columns), num_steps - 1, np.int32)
         for i in range(depth - 1, lowest - 1, -1):
-            layer, need = layers[i], needs[i]
+            layer, need, counts = layers[i], needs[i], grad_counts[i]
             spikes = source.samples(low, high) if i == 0 else _hidden_events(_sources(done[:i], skip), num_steps)
             num_inputs, width = layer.table.shape[1:]
             group = max(1, min(samples, _SCRATCH_BYTES // (num_steps * width * itemsize)))
@@ -955,6 +990,7 @@ def network_backward(
                 num_steps,
                 *layer,
                 done[i],
+                no_counts if counts is None else counts[low:high].numpy(),
                 ESTIMATORS[estimator],
                 SURROGATES[surrogate.kind],
                 *_shape(surrogate, layer.bias.dtype),

@@ -52,21 +52,23 @@ def _current(units, offsets, table, bias, row, columns, inside, size):
     return total
 
 
-@triton.jit(do_not_specialize=["num_steps", "size"])
-def _first_times(units, offsets, table, bias, beta, threshold, times, num_steps, size, BLOCK: tl.constexpr):
+@triton.jit(do_not_specialize=["num_steps", "size", "bias_stride"])
+def _first_times(
+    units, offsets, table, bias, beta, threshold, bias_stride, times, num_steps, size, BLOCK: tl.constexpr
+):
     """First crossing of every neuron, ``num_steps`` for none; a block whose neurons have all fired is done."""
     sample = tl.program_id(0)
     columns = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = columns < size
-    bias_row = tl.load(bias + columns, mask=inside, other=0.0)
     beta_row = tl.load(beta + columns, mask=inside, other=0.0)
     threshold_row = tl.load(threshold + columns, mask=inside, other=0.0)
-    membrane = tl.zeros_like(bias_row)
+    membrane = tl.zeros_like(beta_row)
     first = tl.where(inside, num_steps, 0)
     step = 0
     stop = num_steps
     while step < stop:
         row = sample * num_steps + step
+        bias_row = tl.load(bias + step * bias_stride + columns, mask=inside, other=0.0)
         membrane = beta_row * membrane + _current(units, offsets, table, bias_row, row, columns, inside, size)
         first = tl.where((membrane > threshold_row) & (first == num_steps), step, first)
         stop = tl.where(tl.max(first, 0) < num_steps, 0, stop)
@@ -128,7 +130,7 @@ def _derivative(x, height, scale, SURROGATE: tl.constexpr):
     return result
 
 
-@triton.jit(do_not_specialize=["num_steps", "size"])
+@triton.jit(do_not_specialize=["num_steps", "size", "bias_stride"])
 def _layer_backward(
     units,
     offsets,
@@ -136,6 +138,8 @@ def _layer_backward(
     bias,
     beta,
     threshold,
+    bias_stride,
+    times,
     shape,
     grad,
     membrane,
@@ -152,18 +156,20 @@ def _layer_backward(
     sample = tl.program_id(0)
     columns = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = columns < size
-    bias_row = tl.load(bias + columns, mask=inside, other=0.0)
     beta_row = tl.load(beta + columns, mask=inside, other=0.0)
     threshold_row = tl.load(threshold + columns, mask=inside, other=0.0)
+    # Not where the neuron was left out of this sample.
+    learns = tl.load(times + sample * size + columns, mask=inside, other=0) >= 0
     height = tl.load(shape)
     scale = tl.load(shape + 1)
-    potential = tl.zeros_like(bias_row)
+    potential = tl.zeros_like(beta_row)
     first = tl.where(inside, num_steps, 0)
     second = tl.where(inside, num_steps, 0)
     step = 0
     stop = num_steps
     while step < stop:
         row = sample * num_steps + step
+        bias_row = tl.load(bias + step * bias_stride + columns, mask=inside, other=0.0)
         potential = beta_row * potential + _current(units, offsets, table, bias_row, row, columns, inside, size)
         crossed = potential > threshold_row
         second = tl.where(crossed & (first < num_steps) & (second == num_steps), step, second)
@@ -176,12 +182,12 @@ def _layer_backward(
     start = (sample * num_steps).to(tl.int64) * size
     at_first = tl.load(grad + start + first * size + columns, mask=inside & (first < num_steps), other=0.0)
     at_second = tl.load(grad + start + second * size + columns, mask=inside & (second < num_steps), other=0.0)
-    total = tl.zeros_like(bias_row)
-    ramp = tl.zeros_like(bias_row)
-    carry = tl.zeros_like(bias_row)
-    bias_sum = tl.zeros_like(bias_row)
-    beta_sum = tl.zeros_like(bias_row)
-    threshold_sum = tl.zeros_like(bias_row)
+    total = tl.zeros_like(beta_row)
+    ramp = tl.zeros_like(beta_row)
+    carry = tl.zeros_like(beta_row)
+    bias_sum = tl.zeros_like(beta_row)
+    beta_sum = tl.zeros_like(beta_row)
+    threshold_sum = tl.zeros_like(beta_row)
     # Later steps were not integrated, and with survival and flat their gradient is zero.
     stored = step
     step = num_steps - 1
@@ -199,7 +205,7 @@ def _layer_backward(
         else:
             total += signal
             signal = tl.where(step <= first, total, 0.0)
-        signal = signal * _derivative(potential - threshold_row, height, scale, SURROGATE)
+        signal = tl.where(learns, signal, 0.0) * _derivative(potential - threshold_row, height, scale, SURROGATE)
         threshold_sum -= signal
         carry = signal + beta_row * carry
         before = tl.load(membrane + at - size, mask=known & (step > 0), other=0.0)
@@ -232,7 +238,7 @@ def _weight_gradient(starts, rows, grad_current, out, size, BLOCK: tl.constexpr)
 
 
 class _Layer(NamedTuple):
-    """A layer as the kernels read it: table ``[N_in, N_out]``, the others ``[N_out]``."""
+    """As the kernels read it: table ``[N_in, N_out]``, the others ``[N_out]``, the bias perhaps ``[T, N_out]``."""
 
     table: Tensor
     bias: Tensor
@@ -251,8 +257,13 @@ class Prepared(NamedTuple):
 def _prepare(layer: LayerTensors) -> _Layer:
     beta = layer.beta.detach().contiguous()
     bias = torch.zeros_like(beta) if layer.bias is None else layer.bias.detach().contiguous()
-    threshold = bias if layer.threshold is None else layer.threshold.detach().contiguous()  # the readout reads none
+    threshold = beta if layer.threshold is None else layer.threshold.detach().contiguous()  # the readout reads none
     return _Layer(layer.weight.detach().t().contiguous(), bias, beta, threshold)
+
+
+def _bias_stride(layer: _Layer) -> int:
+    """From the bias of a step to that of the next."""
+    return layer.bias.shape[1] if layer.bias.dim() == 2 else 0
 
 
 def _grid(samples: int, size: int) -> tuple[int, int]:
@@ -260,8 +271,9 @@ def _grid(samples: int, size: int) -> tuple[int, int]:
 
 
 def spike_events(times: Sequence[Tensor], num_steps: int) -> EventBatch:
-    """Spikes of hidden layers (first spike times ``[B, N]`` each, side by side) as events."""
+    """Spikes of hidden layers (first spike times ``[B, N]`` each, side by side) as events; none of negative times."""
     joined = torch.cat(list(times), 1).long()
+    joined = torch.where(joined < 0, num_steps, joined)
     samples, size = joined.shape
     order = joined.argsort(dim=1, stable=True)
     fired = joined.gather(1, order) < num_steps
@@ -280,18 +292,27 @@ def slice_events(events: EventBatch, low: int, high: int) -> EventBatch:
 
 
 def network_forward(
-    events: EventBatch, hidden: Sequence[LayerTensors], readout: LayerTensors, skip: bool
+    events: EventBatch,
+    hidden: Sequence[LayerTensors],
+    readout: LayerTensors,
+    skip: bool,
+    keep: Sequence[Tensor | None],
 ) -> tuple[Tensor, list[Tensor], Prepared]:
-    """Readout membrane ``[B, T, C]`` and first spike times int32 ``[B, N]`` of every hidden layer."""
+    """Readout membrane ``[B, T, C]`` and first spike times int32 ``[B, N]`` of every hidden layer.
+
+    Times are ``T`` for silent neurons and -1 where ``keep`` (bool ``[B, N]``, or None) leaves a neuron out.
+    """
     num_steps, num_samples, _ = events.shape
     prepared = Prepared(events, [_prepare(layer) for layer in hidden], _prepare(readout))
     times: list[Tensor] = []
     spikes = events
-    for layer in prepared.hidden:
+    for layer, kept in zip(prepared.hidden, keep, strict=True):
         size = len(layer.beta)
         time = torch.empty(num_samples, size, dtype=torch.int32, device=events.device)
-        _first_times[_grid(num_samples, size)](spikes.units, spikes.offsets, *layer, time, num_steps, size, **_OPTIONS)
-        times.append(time)
+        _first_times[_grid(num_samples, size)](
+            spikes.units, spikes.offsets, *layer, _bias_stride(layer), time, num_steps, size, **_OPTIONS
+        )
+        times.append(time if kept is None else torch.where(kept, time, -1))
         spikes = spike_events(times if skip else times[-1:], num_steps)
     size = len(readout.weight)
     membrane = readout.weight.new_empty(num_samples, num_steps, size)
@@ -311,6 +332,7 @@ def network_backward(
     times: Sequence[Tensor],
     membrane: Tensor,
     grad: Tensor,
+    grad_counts: Sequence[Tensor | None],
     needs: Sequence[LayerTensors],
 ) -> list[LayerTensors]:
     """Gradients of every layer, the readout last; the arguments are those of the numba kernels."""
@@ -338,12 +360,18 @@ def network_backward(
         for i in range(len(hidden) - 1, lowest - 1, -1):
             size = len(layers[i].beta)
             current = _gradient_of_spikes(i, layers, above, skip)
+            counts = grad_counts[i]
+            if counts is not None:
+                current += counts[low:high, None]
             scratch = torch.empty_like(current)
             shares = [grad.new_empty(high - low, size) for _ in range(3)]
+            bias_share: Tensor | None = shares[0]
             _layer_backward[_grid(high - low, size)](
                 inputs[i].units,
                 inputs[i].offsets,
                 *layers[i],
+                _bias_stride(layers[i]),
+                done[i],
                 _shape(surrogate, grad),
                 current,
                 scratch,
@@ -354,7 +382,10 @@ def network_backward(
                 SURROGATE=SURROGATES[surrogate.kind],
                 **_OPTIONS,
             )
-            _add(totals[i], inputs[i], current, shares, needs[i])
+            if layers[i].bias.dim() == 2:
+                totals[i].bias.add_(current.sum(0))
+                bias_share = None
+            _add(totals[i], inputs[i], current, [bias_share, *shares[1:]], needs[i])
             above[i] = current
     return [
         LayerTensors(
@@ -373,7 +404,7 @@ def _gradient_of_spikes(i: int, layers: list[_Layer], above: dict[int, Tensor], 
     return reduce(torch.add, (above[k] @ layers[k].table[rows].t() for k in listeners))
 
 
-def _add(total: _Layer, inputs: EventBatch, current: Tensor, shares: list[Any], need: LayerTensors) -> None:
+def _add(total: _Layer, inputs: EventBatch, current: Tensor, shares: list[Tensor | None], need: LayerTensors) -> None:
     """Add the gradients of some samples to those of a layer: ``current = dL/dI`` and the shares of each sample."""
     for value, share in zip(total[1:], shares, strict=True):
         if share is not None:

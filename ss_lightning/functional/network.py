@@ -3,8 +3,9 @@
 A layer that returned spike times alone could receive no gradient at the steps where it did not fire, and a layer
 that returned spikes would put ``[T, B, N]`` into memory. So the unit is the network: events in, readout membrane out.
 
-For every hidden layer ``V[t] = beta * V[t-1] + W s[t] + b``, one spike at the first ``V[t] > threshold``; the readout
-is the same leaky integrator without a threshold.
+For every hidden layer ``V[t] = beta * V[t-1] + W s[t] + b[t]``, one spike at the first ``V[t] > threshold``; the
+readout is the same leaky integrator without a threshold. A bias that changes over time says whatever is the same for
+all samples, such as a threshold that falls (:func:`ss_lightning.functional.onset.raised_threshold`).
 
 Source of the model and of the ramp estimator: Taylor, King & Harper, arXiv:2205.15286.
 """
@@ -34,15 +35,33 @@ class SpikingLayer(NamedTuple):
 
     Attributes:
         weight: ``[N_out, N_in]``.
-        bias: ``[N_out]`` or None.
+        bias: ``[N_out]``, or ``[T, N_out]`` for one that changes over time, or None.
         beta: decay per step in ``[0, 1]``, ``[N_out]`` or 0-d.
         threshold: ``[N_out]`` or 0-d.
+        keep: bool ``[B, N_out]`` or None: where it is false, the neuron is left out of that sample (dropout): it
+            neither fires nor learns from it.
     """
 
     weight: Tensor
     bias: Tensor | None
     beta: Tensor
     threshold: Tensor
+    keep: Tensor | None = None
+
+
+class NetworkSpikes(NamedTuple):
+    """What :func:`event_network` returns.
+
+    Attributes:
+        membrane: of the readout, ``[T, B, C]``, differentiable in every weight, bias, beta and threshold.
+        times: first spike times of every hidden layer, int64 ``[B, N]`` each (``T`` for a silent neuron), not
+            differentiable.
+        counts: spikes of every neuron, 0 or 1, ``[B, N]`` each, differentiable like the membrane.
+    """
+
+    membrane: Tensor
+    times: list[Tensor]
+    counts: list[Tensor]
 
 
 class ReadoutLayer(NamedTuple):
@@ -67,20 +86,31 @@ def event_network_reference(
     surrogate: SpikeGrad = FastSigmoid(10),
     estimator: str = "ramp",
     skip: bool = False,
-) -> tuple[Tensor, list[Tensor]]:
+) -> NetworkSpikes:
     """:func:`event_network` as plain autograd, one step at a time."""
     check_network(events, hidden, readout, skip)
     spikes: list[Tensor] = []
     for layer in hidden:
         if spikes:
-            current = F.linear(_inputs(spikes, skip), layer.weight, layer.bias)
+            current = F.linear(_inputs(spikes, skip), layer.weight)
         else:
-            current = event_linear_reference(events, layer.weight, layer.bias)
-        spikes.append(
-            single_spike_reference(current, layer.beta, layer.threshold, surrogate=surrogate, estimator=estimator)
-        )
+            current = event_linear_reference(events, layer.weight)
+        current = _with_bias(current, layer.bias)
+        fired = single_spike_reference(current, layer.beta, layer.threshold, surrogate=surrogate, estimator=estimator)
+        spikes.append(fired if layer.keep is None else fired * layer.keep)
     current = F.linear(_inputs(spikes, skip), readout.weight, readout.bias)
-    return leaky_scan_reference(current, readout.beta), [first_spike_time(s) for s in spikes]
+    return _network_spikes(leaky_scan_reference(current, readout.beta), spikes)
+
+
+def _with_bias(current: Tensor, bias: Tensor | None) -> Tensor:
+    """``[T, B, N]`` plus a bias ``[N]`` or ``[T, N]``."""
+    if bias is None:
+        return current
+    return current + (bias[:, None] if bias.dim() == 2 else bias)
+
+
+def _network_spikes(membrane: Tensor, spikes: list[Tensor]) -> NetworkSpikes:
+    return NetworkSpikes(membrane, [first_spike_time(s) for s in spikes], [s.sum(0) for s in spikes])
 
 
 def event_network(
@@ -92,7 +122,7 @@ def event_network(
     estimator: str = "ramp",
     skip: bool = False,
     backend: str = "auto",
-) -> tuple[Tensor, list[Tensor]]:
+) -> NetworkSpikes:
     """A network of neurons that fire at most once, from input events to the membrane of its readout.
 
     Args:
@@ -108,9 +138,7 @@ def event_network(
             device where they know the surrogate and dtype, else ``torch``.
 
     Returns:
-        The membrane of the readout ``[T, B, C]`` (a view, contiguous per sample), differentiable in every weight,
-        bias, beta and threshold; and for every hidden layer the first spike times int64 ``[B, N]`` (``T`` for a
-        silent neuron), not differentiable.
+        Membrane of the readout (a view, contiguous per sample), first spike times and spike counts.
 
     Raises:
         ValueError: the shapes do not fit, a beta lies outside ``[0, 1]``, the estimator or backend is unknown, or
@@ -122,15 +150,16 @@ def event_network(
     if kernels is None:
         return _torch_network(events, hidden, readout, surrogate, estimator, skip)
     assert isinstance(surrogate, Surrogate)
-    setup = _Setup(kernels, events, surrogate, estimator, skip)
+    setup = _Setup(kernels, events, surrogate, estimator, skip, [layer.keep for layer in hidden])
     tensors: list[Tensor | None] = []
     for layer in hidden:
-        weight, bias, beta, threshold = layer
+        weight, bias, beta, threshold, _ = layer
         tensors += [weight, bias, _per_neuron(beta, weight), _per_neuron(threshold, weight)]
     weight, bias, beta = readout
     tensors += [weight, bias, _per_neuron(beta, weight), None]
-    membrane, *times = _EventNetwork.apply(setup, *tensors)
-    return membrane.transpose(0, 1), times
+    membrane, *times_and_counts = _EventNetwork.apply(setup, *tensors)
+    depth = len(hidden)
+    return NetworkSpikes(membrane.transpose(0, 1), times_and_counts[:depth], times_and_counts[depth:])
 
 
 def check_network(events: EventBatch, hidden: Sequence[SpikingLayer], readout: ReadoutLayer, skip: bool) -> None:
@@ -151,12 +180,17 @@ def check_network(events: EventBatch, hidden: Sequence[SpikingLayer], readout: R
         for field, value in layer._asdict().items():
             if not isinstance(value, Tensor):
                 continue
+            if field == "keep":
+                _check_keep(name, value, events, len(layer.weight))
+                continue
             if value.dtype != readout.weight.dtype or value.device != events.device:
                 raise ValueError(
                     f"{name}: {field} is {value.dtype} on {value.device}, but the events are on {events.device} "
                     f"and the readout's weight is {readout.weight.dtype}; move or convert it"
                 )
             shapes = [[len(layer.weight)]] + ([[]] if field in ("beta", "threshold") else [])
+            if field == "bias" and layer is not readout:
+                shapes.append([events.num_steps, len(layer.weight)])
             if field != "weight" and list(value.shape) not in shapes:
                 raise ValueError(
                     f"{name}: {field} must have the shape {' or '.join(map(str, shapes))}, got {list(value.shape)}"
@@ -164,6 +198,15 @@ def check_network(events: EventBatch, hidden: Sequence[SpikingLayer], readout: R
         check_beta(layer.beta)
         size = size + len(layer.weight) if skip else len(layer.weight)
         inputs = size
+
+
+def _check_keep(name: str, keep: Tensor, events: EventBatch, size: int) -> None:
+    expected = [events.batch_size, size]
+    if keep.dtype != torch.bool or list(keep.shape) != expected or keep.device != events.device:
+        raise ValueError(
+            f"{name}: keep must be bool {expected} on {events.device}, got {keep.dtype} {list(keep.shape)} on "
+            f"{keep.device}"
+        )
 
 
 def _inputs(spikes: list[Tensor], skip: bool) -> Tensor:
@@ -178,24 +221,23 @@ def _torch_network(
     surrogate: SpikeGrad,
     estimator: str,
     skip: bool,
-) -> tuple[Tensor, list[Tensor]]:
+) -> NetworkSpikes:
     """:func:`event_network` composed of the functions of this package, on dense spikes between the layers."""
     spikes: list[Tensor] = []
     for layer in hidden:
-        if spikes:
-            current = F.linear(_inputs(spikes, skip), layer.weight, layer.bias)
-        else:
-            current = event_linear(events, layer.weight, layer.bias)
-        spikes.append(single_spike(current, layer.beta, layer.threshold, surrogate=surrogate, estimator=estimator))
+        current = F.linear(_inputs(spikes, skip), layer.weight) if spikes else event_linear(events, layer.weight)
+        current = _with_bias(current, layer.bias)
+        fired = single_spike(current, layer.beta, layer.threshold, surrogate=surrogate, estimator=estimator)
+        spikes.append(fired if layer.keep is None else fired * layer.keep)
     current = F.linear(_inputs(spikes, skip), readout.weight, readout.bias)
-    return leaky_scan(current, readout.beta), [first_spike_time(s) for s in spikes]
+    return _network_spikes(leaky_scan(current, readout.beta), spikes)
 
 
 class LayerTensors(NamedTuple):
     """What the kernels take of one layer: weight ``[N_out, N_in]``, the others ``[N_out]``, of one dtype.
 
-    The bias may be None; the readout has no threshold. Gradients come back in the same form, None where none is
-    asked for, and so do the flags that ask for them.
+    The bias may be None or ``[T, N_out]``; the readout has no threshold. Gradients come back in the same form, None
+    where none is asked for, and so do the flags that ask for them.
     """
 
     weight: Any
@@ -212,6 +254,7 @@ class _Setup(NamedTuple):
     surrogate: Surrogate
     estimator: str
     skip: bool
+    keep: list[Tensor | None]
 
 
 class _EventNetwork(torch.autograd.Function):
@@ -220,17 +263,21 @@ class _EventNetwork(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, setup: _Setup, *tensors: Tensor | None) -> tuple[Tensor, ...]:
         *hidden, readout = _layers(tensors)
-        membrane, times, ctx.prepared = setup.kernels.network_forward(setup.events, hidden, readout, setup.skip)
+        membrane, times, ctx.prepared = setup.kernels.network_forward(
+            setup.events, hidden, readout, setup.skip, setup.keep
+        )
         ctx.setup = setup
         ctx.num_tensors = len(tensors)
         ctx.save_for_backward(*tensors, membrane, *times)
-        long_times = [time.long() for time in times]
+        num_steps = setup.events.num_steps
+        long_times = [torch.where(time < 0, num_steps, time).long() for time in times]
         ctx.mark_non_differentiable(*long_times)
-        return membrane, *long_times
+        ctx.set_materialize_grads(False)
+        return membrane, *long_times, *((time < num_steps).to(membrane.dtype) for time in long_times)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad: Tensor | None, *others: Tensor | None) -> tuple[Tensor | None, ...]:
         tensors, (membrane, *times) = (
             ctx.saved_tensors[: ctx.num_tensors],
             ctx.saved_tensors[ctx.num_tensors :],
@@ -246,7 +293,8 @@ class _EventNetwork(torch.autograd.Function):
             setup.estimator,
             times,
             membrane.detach(),
-            grad.contiguous(),
+            torch.zeros_like(membrane) if grad is None else grad.contiguous(),
+            [None if count is None else count.contiguous() for count in others[len(hidden) :]],
             _layers(ctx.needs_input_grad[1:]),
         )
         return None, *(value for layer in grads for value in layer)

@@ -26,6 +26,7 @@ CASES = [
     Case(sizes=(6, 9, 7), beta=1.0, scalars=True, bias=False, threshold=-0.5),
     Case(sizes=(4, 140), beta=0.0, density=0.05),  # more than one block of neurons
     Case(density=0.0, scale=1e-3, threshold=2.0),  # silent
+    Case(sizes=(6, 9, 7), bias_over_time=True, dropout=0.4, skip=True, seed=2),
 ]
 
 
@@ -50,11 +51,14 @@ def on(case: Case, device: str) -> Case:
     """The same case on a device."""
     moved = replace(case)
     layers = [
-        type(layer)(*(None if v is None else v.detach().clone().to(device).requires_grad_() for v in layer))
+        type(layer)(
+            *(None if v is None else v.detach().clone().to(device).requires_grad_(v.requires_grad) for v in layer)
+        )
         for layer in (*case.hidden, case.readout)
     ]
     moved.hidden, moved.readout = layers[:-1], layers[-1]
     moved.events, moved.grad = case.events.to(device), case.grad.to(device)
+    moved.grad_counts = [grad.to(device) for grad in case.grad_counts]
     return moved
 
 
@@ -101,10 +105,11 @@ def test_every_kernel_compiles_for_a_gpu(precision):
 
     floats, ints = f"*{precision}", "*i32"
     layer = {"units": ints, "offsets": ints, **dict.fromkeys(("table", "bias", "beta"), floats)}
+    spiking = {**layer, "threshold": floats, "bias_stride": "i32", "times": ints}
     sizes = {"num_steps": "i32", "size": "i32"}
     grads = dict.fromkeys(("grad", "membrane", "grad_bias", "grad_beta", "grad_threshold"), floats)
     jobs = [
-        (kernels._first_times, {**layer, "threshold": floats, "times": ints, **sizes}, {}),
+        (kernels._first_times, {**spiking, **sizes}, {}),
         (kernels._readout_membrane, {**layer, "out": floats, **sizes}, {}),
         (
             kernels._readout_backward,
@@ -119,9 +124,7 @@ def test_every_kernel_compiles_for_a_gpu(precision):
     ]
     for estimator in range(3):
         constants = {"ESTIMATOR": estimator, "SURROGATE": estimator}
-        jobs.append(
-            (kernels._layer_backward, {**layer, "threshold": floats, "shape": floats, **grads, **sizes}, constants)
-        )
+        jobs.append((kernels._layer_backward, {**spiking, "shape": floats, **grads, **sizes}, constants))
     for kernel, signature, constants in jobs:
         constants = {**constants, "BLOCK": 128}
         source = ASTSource(kernel, {**signature, **dict.fromkeys(constants, "constexpr")}, constexprs=constants)

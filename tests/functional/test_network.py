@@ -39,6 +39,8 @@ class Case:
     beta: float | None = None
     scalars: bool = False
     bias: bool = True
+    bias_over_time: bool = False
+    dropout: float = 0.0
     skip: bool = False
     dtype: torch.dtype = torch.float64
     seed: int = 0
@@ -63,13 +65,15 @@ class Case:
         counts[:, 0] = 0  # one sample without a single event
         self.events = EventBatch.from_dense(counts)
         self.hidden, inputs = [], self.sizes[0]
+        steps = (self.num_steps,) if self.bias_over_time else ()
         for i, size in enumerate(self.sizes[1:], 1):
             self.hidden.append(
                 SpikingLayer(
                     parameter(self.scale * normal(size, inputs)),
-                    parameter(0.1 * normal(size)) if self.bias else None,
+                    parameter(0.1 * normal(*steps, size)) if self.bias else None,
                     beta(size),
                     parameter(self.threshold + 0.1 * normal(*(() if self.scalars else (size,)))),
+                    torch.rand(self.batch_size, size, generator=generator) >= self.dropout if self.dropout else None,
                 )
             )
             inputs = sum(self.sizes[1 : i + 1]) if self.skip else size
@@ -80,16 +84,21 @@ class Case:
             beta(classes),
         )
         self.grad = normal(self.num_steps, self.batch_size, classes).to(self.dtype)
+        self.grad_counts = [normal(self.batch_size, size).to(self.dtype) for size in self.sizes[1:]]
 
     @property
     def parameters(self) -> list[Tensor]:
-        return [value for layer in (*self.hidden, self.readout) for value in layer if value is not None]
+        layers = [*(layer[:4] for layer in self.hidden), self.readout]
+        return [value for layer in layers for value in layer if value is not None]
 
-    def run(self, function=event_network, **options) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+    def run(self, function=event_network, counts=True, **options) -> tuple[Tensor, list[Tensor], list[Tensor]]:
         """Output, first spike times and the gradient of every parameter (zero where it is unused)."""
-        out, times = function(self.events, self.hidden, self.readout, skip=self.skip, **options)
-        grads = torch.autograd.grad(out, self.parameters, self.grad, materialize_grads=True)
-        return out.detach(), times, list(grads)
+        out, times, spikes = function(self.events, self.hidden, self.readout, skip=self.skip, **options)
+        for count, time in zip(spikes, times, strict=True):
+            assert torch.equal(count, (time < self.num_steps).to(self.dtype))
+        outputs, grads = ([out, *spikes], [self.grad, *self.grad_counts]) if counts else ([out], [self.grad])
+        found = torch.autograd.grad(outputs, self.parameters, grads, materialize_grads=True)
+        return out.detach(), times, list(found)
 
 
 def assert_same(found, expected, tolerance: float) -> None:
@@ -124,6 +133,8 @@ cases = st.builds(
     beta=st.sampled_from([None, 0.0, 1.0]),
     scalars=st.booleans(),
     bias=st.booleans(),
+    bias_over_time=st.booleans(),
+    dropout=st.sampled_from([0.0, 0.0, 0.4]),
     skip=st.booleans(),
     seed=st.integers(0, 2**16),
 )
@@ -133,15 +144,17 @@ estimators = st.sampled_from(["ramp", "survival", "flat"])
 
 @pytest.mark.parametrize("backend", ["torch", "numba"])
 @settings(deadline=None, max_examples=150)
-@given(case=cases, surrogate=surrogates, estimator=estimators, num_threads=st.integers(1, 3))
-def test_equals_reference(backend: str, case: Case, surrogate: Surrogate, estimator: str, num_threads: int) -> None:
+@given(case=cases, surrogate=surrogates, estimator=estimators, counts=st.booleans(), num_threads=st.integers(1, 3))
+def test_equals_reference(
+    backend: str, case: Case, surrogate: Surrogate, estimator: str, counts: bool, num_threads: int
+) -> None:
     before = torch.get_num_threads()
     torch.set_num_threads(num_threads)
     try:
-        found = case.run(surrogate=surrogate, estimator=estimator, backend=backend)
+        found = case.run(surrogate=surrogate, estimator=estimator, counts=counts, backend=backend)
     finally:
         torch.set_num_threads(before)
-    expected = case.run(event_network_reference, surrogate=surrogate, estimator=estimator)
+    expected = case.run(event_network_reference, surrogate=surrogate, estimator=estimator, counts=counts)
     assert_same(found, expected, 1e-10)
 
 
@@ -149,7 +162,10 @@ def test_equals_reference(backend: str, case: Case, surrogate: Surrogate, estima
 @pytest.mark.parametrize("skip", [False, True])
 def test_many_blocks_and_groups(estimator: str, skip: bool) -> None:
     """Layers wider than one block of neurons, several samples to a group and several chunks of samples."""
-    case = Case(num_steps=70, batch_size=9, sizes=(300, 700, 530), density=0.02, scale=0.3, skip=skip)
+    case = Case(
+        num_steps=70, batch_size=9, sizes=(300, 700, 530), density=0.02, scale=0.3, skip=skip,
+        bias_over_time=skip, dropout=0.3,
+    )  # fmt: skip
     found = case.run(estimator=estimator, backend="numba")
     assert_same(found, case.run(event_network_reference, estimator=estimator), 1e-10)
 
@@ -186,7 +202,7 @@ def test_no_grad_gives_the_same(backend: str) -> None:
     case = Case(num_steps=40, sizes=(20, 30, 30), batch_size=5)
     out, times, _ = case.run(backend=backend)
     with torch.no_grad():
-        again, again_times = event_network(case.events, case.hidden, case.readout, backend=backend)
+        again, again_times, _ = event_network(case.events, case.hidden, case.readout, backend=backend)
     assert not again.requires_grad
     assert torch.equal(out, again)
     assert all(torch.equal(a, b) for a, b in zip(times, again_times, strict=True))
@@ -204,10 +220,10 @@ def test_no_grad_gives_the_same(backend: str) -> None:
 )
 def test_only_what_learns_gets_a_gradient(backend: str, learns) -> None:
     case = Case(sizes=(6, 9, 8, 7))
-    wanted = dict(zip(map(id, case.parameters), case.run(event_network_reference)[2], strict=True))
+    wanted = dict(zip(map(id, case.parameters), case.run(event_network_reference, counts=False)[2], strict=True))
     for value in case.parameters:
         value.requires_grad_(any(value is member for member in learns(case)))
-    out, _ = event_network(case.events, case.hidden, case.readout, backend=backend)
+    out, _, _ = event_network(case.events, case.hidden, case.readout, backend=backend)
     out.backward(case.grad)
     for value in case.parameters:
         assert (value.grad is None) == (not value.requires_grad)
@@ -285,6 +301,31 @@ def test_refuses_what_does_not_fit(change, message: str) -> None:
     change(case)
     with pytest.raises(ValueError, match=message):
         event_network(case.events, case.hidden, case.readout)
+
+
+def test_refuses_a_keep_that_does_not_fit() -> None:
+    case = Case()
+    for keep in (torch.ones(3, 8, dtype=torch.bool), torch.ones(3, 9)):
+        replace(case, keep=keep)
+        with pytest.raises(ValueError, match=r"hidden layer 0: keep must be bool \[3, 9\]"):
+            event_network(case.events, case.hidden, case.readout)
+
+
+@pytest.mark.parametrize("backend", ["torch", "numba"])
+@pytest.mark.parametrize("what", ["bias", "keep", "counts"])
+def test_wrong_step_sample_or_count_does_not_match(backend: str, what: str) -> None:
+    """A negative control of what changes over time, is left out, or counts."""
+    case = Case(bias_over_time=True, dropout=0.5, threshold=0.2)
+    expected = case.run(event_network_reference)
+    if what == "bias":
+        with torch.no_grad():
+            case.hidden[0].bias[5] += 1e-3
+    elif what == "keep":
+        case.hidden[0].keep.logical_not_()
+    else:
+        case.grad_counts[0] += 1e-3
+    with pytest.raises(AssertionError):
+        assert_same(case.run(backend=backend), expected, 1e-10)
 
 
 def replace(case: Case, **fields: Tensor) -> None:
