@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any, cast
 
 import lightning as L
 import torch
 from torch import Tensor
 
-from ss_lightning.losses import classification_loss, decision_step, decode
+from ss_lightning.calibration import calibrate, scale_weights
+from ss_lightning.losses import classification_loss, decision_step, decode, spike_penalty
 from ss_lightning.metrics import EvaluationMetrics, MulticlassAccuracy
 from ss_lightning.networks import MLP, ConvNet, NetworkOutput, Spikes, SpikingNetwork
 
@@ -24,14 +27,35 @@ class SpikingClassifier(L.LightningModule):
     Args:
         network: answers a batch with a :class:`~ss_lightning.networks.NetworkOutput`.
         label_smoothing: share of the target spread over all classes, 0 to 1.
+        spike_target: lowest and highest number of spikes of a hidden neuron in a sample, in the mean over a batch, that
+            costs nothing, see :func:`ss_lightning.losses.spike_penalty`.
+        spike_weight: weight of that penalty in the loss.
+        start_rate: before training, the weights of every hidden layer are scaled until this share of all pairs of
+            neuron and sample of a batch has a spike, see :func:`ss_lightning.calibration.calibrate`.
     """
 
-    def __init__(self, network: SpikingNetwork, label_smoothing: float = 0.0) -> None:
+    def __init__(
+        self,
+        network: SpikingNetwork,
+        label_smoothing: float = 0.0,
+        spike_target: Sequence[float] = (0.0, math.inf),
+        spike_weight: float = 0.0,
+        start_rate: float | None = None,
+    ) -> None:
         super().__init__()
         if not 0 <= label_smoothing <= 1:
             raise ValueError(f"label_smoothing must lie in [0, 1], got {label_smoothing}")
+        if len(spike_target) != 2 or not 0 <= spike_target[0] <= spike_target[1]:
+            raise ValueError(f"spike_target must be [low, high] with 0 <= low <= high, got {list(spike_target)}")
+        if not spike_weight >= 0:
+            raise ValueError(f"spike_weight must be zero or more, got {spike_weight}")
+        if start_rate is not None and not 0 < start_rate < 1:
+            raise ValueError(f"start_rate must lie between 0 and 1, got {start_rate}")
         self.network = network
         self.label_smoothing = label_smoothing
+        self.spike_target = (spike_target[0], spike_target[1])
+        self.spike_weight = spike_weight
+        self.start_rate = start_rate
         self.train_accuracy = MulticlassAccuracy(network.num_classes, average="micro")
         sizes = network.layer_sizes
         self.val_metrics = EvaluationMetrics(network.num_classes, sizes, network.step_ms)
@@ -45,16 +69,33 @@ class SpikingClassifier(L.LightningModule):
         """Class scores ``[B, C]``; their softmax is the predicted distribution."""
         return decode(output.readout, self.network.decoder)
 
+    def on_fit_start(self) -> None:
+        """Scale the weights to the rate that they shall start with, unless the training goes on from a checkpoint."""
+        if self.start_rate is None or self.trainer.ckpt_path:
+            return
+        self.trainer.fit_loop.setup_data()
+        batch = next(iter(cast(Iterable[Batch], self.trainer.train_dataloader)))
+        spikes, _ = self.trainer.strategy.batch_to_device(batch, self.device)
+        factors = calibrate(self.network, spikes, self.start_rate)
+        # Every device has seen another batch; all take what the first one found.
+        scale_weights(self.network, [1 / factor for factor in factors])
+        scale_weights(self.network, self.trainer.strategy.broadcast(factors))
+
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
         """Loss of one batch."""
         spikes, labels = batch
-        scores = self.scores(self.network(spikes))
+        output = self.network(spikes)
+        scores = self.scores(output)
         loss = classification_loss(scores, labels, self.label_smoothing)
         self.train_accuracy(scores, labels)
         options: dict[str, Any] = {"prog_bar": True, "on_step": False, "on_epoch": True}
         self.log("train/loss", loss, batch_size=len(labels), sync_dist=True, **options)
         self.log("train/accuracy", self.train_accuracy, **options)
-        return loss
+        if self.spike_weight == 0:
+            return loss
+        penalty = spike_penalty(output.spike_counts, self.spike_target)
+        self.log("train/spike_penalty", penalty, batch_size=len(labels), sync_dist=True, on_step=False, on_epoch=True)
+        return loss + self.spike_weight * penalty
 
     def on_validation_epoch_start(self) -> None:
         """Count synapses once per evaluation: weights do not change during it."""
@@ -110,14 +151,30 @@ class SpikingClassifier(L.LightningModule):
 class MLPClassifier(SpikingClassifier):
     """Classifier with a fully connected network, see :class:`ss_lightning.networks.MLP` for the arguments."""
 
-    def __init__(self, *, label_smoothing: float = 0.0, **network: Any) -> None:
-        super().__init__(MLP(**network), label_smoothing)
+    def __init__(
+        self,
+        *,
+        label_smoothing: float = 0.0,
+        spike_target: list[float] = [0.0, math.inf],  # noqa: B006 (read only; the command line wants a list)
+        spike_weight: float = 0.0,
+        start_rate: float | None = None,
+        **network: Any,
+    ) -> None:
+        super().__init__(MLP(**network), label_smoothing, spike_target, spike_weight, start_rate)
         self.save_hyperparameters()
 
 
 class ConvClassifier(SpikingClassifier):
     """Classifier with a convolutional network, see :class:`ss_lightning.networks.ConvNet` for the arguments."""
 
-    def __init__(self, *, label_smoothing: float = 0.0, **network: Any) -> None:
-        super().__init__(ConvNet(**network), label_smoothing)
+    def __init__(
+        self,
+        *,
+        label_smoothing: float = 0.0,
+        spike_target: list[float] = [0.0, math.inf],  # noqa: B006 (read only; the command line wants a list)
+        spike_weight: float = 0.0,
+        start_rate: float | None = None,
+        **network: Any,
+    ) -> None:
+        super().__init__(ConvNet(**network), label_smoothing, spike_target, spike_weight, start_rate)
         self.save_hyperparameters()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Sequence
 from itertools import pairwise
@@ -11,11 +12,14 @@ import snntorch as snn
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils import parametrizations
+from torch.nn.utils.parametrize import is_parametrized, register_parametrization
 
 from ss_lightning.events import EventBatch
 from ss_lightning.functional.backends import BACKENDS
 from ss_lightning.functional.first_spike import first_spike_time
 from ss_lightning.functional.network import ReadoutLayer, SpikingLayer, event_network
+from ss_lightning.functional.onset import raised_threshold, threshold_current
 from ss_lightning.functional.synapse import event_linear
 from ss_lightning.neurons import (
     LeakyReadout,
@@ -26,7 +30,7 @@ from ss_lightning.neurons import (
 from ss_lightning.surrogate import Surrogate, make_surrogate
 
 NeuronKind = Literal["single", "standard", "multi"]
-Decoder = Literal["sum", "max", "first_spike"]
+Decoder = Literal["sum", "max", "softmax", "first_spike"]
 
 Spikes: TypeAlias = EventBatch | Tensor
 
@@ -35,7 +39,7 @@ class LayerActivity(NamedTuple):
     """What one hidden layer did.
 
     Attributes:
-        spike_count: spikes of each neuron and sample, ``[B, N]``, differentiable.
+        spike_count: spikes of each neuron and sample, ``[B, N]``, without gradient.
         first_spike_time: step of its first spike, int64 ``[B, N]``; ``T`` for a silent neuron.
     """
 
@@ -48,11 +52,13 @@ class NetworkOutput(NamedTuple):
 
     Attributes:
         readout: membrane of the readout ``[T, B, C]``, or its spikes if the decoder is ``first_spike``.
-        activity: one entry per hidden layer.
+        activity: one entry per hidden layer, without gradient.
+        spike_counts: of each hidden layer once more, ``[B, N]``, differentiable: for a loss.
     """
 
     readout: Tensor
     activity: list[LayerActivity]
+    spike_counts: list[Tensor]
 
 
 def decay(tau_ms: float, step_ms: float) -> float:
@@ -60,6 +66,46 @@ def decay(tau_ms: float, step_ms: float) -> float:
     if not tau_ms >= 0:
         raise ValueError(f"a time constant must be zero or more milliseconds, got {tau_ms}")
     return math.exp(-step_ms / tau_ms) if tau_ms > 0 else 0.0
+
+
+def draw_decays(tau_ms: float | Sequence[float], step_ms: float, shape: Sequence[int]) -> Tensor:
+    """Decays per step of neurons of the given shape.
+
+    Args:
+        tau_ms: the time constant of all in milliseconds, or the two ends of a range from which every neuron draws its
+            own, uniform in the logarithm.
+        step_ms: length of a step in milliseconds.
+        shape: shape of the neurons.
+    """
+    if not isinstance(tau_ms, Sequence):
+        return torch.full(tuple(shape), decay(tau_ms, step_ms))
+    if len(tau_ms) != 2 or not 0 < tau_ms[0] <= tau_ms[1] < math.inf:
+        raise ValueError(f"a range of time constants must be [low, high] with 0 < low <= high, got {list(tau_ms)}")
+    low, high = map(math.log, tau_ms)
+    return torch.exp(-step_ms / torch.exp(low + (high - low) * torch.rand(*shape)))
+
+
+class LogTau(nn.Module):
+    """Parametrisation of a decay by the logarithm of its time constant, in milliseconds.
+
+    One learning rate then suits short and long memories alike, and the decay cannot leave ``(0, 1)``. A decay of 0 or
+    1 has no such logarithm: it begins with the nearest one that has.
+
+    Args:
+        step_ms: length of a step in milliseconds.
+    """
+
+    def __init__(self, step_ms: float) -> None:
+        super().__init__()
+        self.step_ms = step_ms
+
+    def forward(self, log_tau: Tensor) -> Tensor:
+        """Decay per step."""
+        return torch.exp(-self.step_ms * torch.exp(-log_tau))
+
+    def right_inverse(self, beta: Tensor) -> Tensor:
+        """The logarithm of the time constant."""
+        return torch.log(-self.step_ms / torch.log(beta.clamp(1e-6, 1 - 1e-6)))
 
 
 class SpikingNetwork(nn.Module):
@@ -75,12 +121,21 @@ class SpikingNetwork(nn.Module):
         surrogate: ``fast_sigmoid``, ``atan`` or ``triangle``.
         surrogate_slope: steepness of the surrogate at threshold.
         threshold: firing threshold.
-        tau_hidden_ms: membrane time constant of hidden neurons in milliseconds (``.inf`` never leaks).
+        tau_hidden_ms: membrane time constant of hidden neurons in milliseconds (``.inf`` never leaks), or a range
+            ``[low, high]`` from which each of them draws its own.
         tau_readout_ms: membrane time constant of the readout in milliseconds.
         learn_beta: learn the decay of every neuron.
+        log_tau: learn the logarithm of the time constant instead of the decay itself.
         learn_threshold: learn the threshold of every hidden neuron.
-        decoder: class scores from the readout: ``sum`` or ``max`` of its membrane over time, or ``first_spike``,
-            where the readout fires and an earlier spike is a higher score.
+        decoder: class scores from the readout: ``sum`` or ``max`` of its membrane over time, ``softmax`` for the class
+            probabilities of every step, averaged, or ``first_spike``, where the readout fires and an earlier spike is
+            a higher score.
+        weight_norm: learn length and direction of the weights of every neuron apart (Salimans & Kingma,
+            arXiv:1602.07868).
+        dropout: share of hidden neurons that are left out of a sample in training.
+        onset_ms: every hidden neuron has an onset, learned, at the start uniform in ``[0, onset_ms]``: before it the
+            threshold is higher, the more the longer it is to go. 0 for none.
+        onset_width_ms: in this time before the onset the threshold falls by ``threshold``.
     """
 
     def __init__(
@@ -93,22 +148,33 @@ class SpikingNetwork(nn.Module):
         surrogate: Literal["fast_sigmoid", "atan", "triangle"] = "fast_sigmoid",
         surrogate_slope: float = 10.0,
         threshold: float = 1.0,
-        tau_hidden_ms: float = 10.0,
+        tau_hidden_ms: float | list[float] = 10.0,
         tau_readout_ms: float = 20.0,
         learn_beta: bool = True,
+        log_tau: bool = False,
         learn_threshold: bool = False,
         decoder: Decoder = "sum",
+        weight_norm: bool = False,
+        dropout: float = 0.0,
+        onset_ms: float = 0.0,
+        onset_width_ms: float = 20.0,
     ) -> None:
         super().__init__()
         if neuron not in ("single", "standard", "multi"):
             raise ValueError(f"unknown neuron {neuron!r}; choose single, standard or multi")
-        if decoder not in ("sum", "max", "first_spike"):
-            raise ValueError(f"unknown decoder {decoder!r}; choose sum, max or first_spike")
+        if decoder not in ("sum", "max", "softmax", "first_spike"):
+            raise ValueError(f"unknown decoder {decoder!r}; choose sum, max, softmax or first_spike")
         if not step_ms > 0:
             raise ValueError(f"step_ms must be positive, got {step_ms}")
         if num_classes < 1 or any(size < 1 for size in input_shape):
             raise ValueError(
                 f"need at least one class and one input, got {num_classes} classes and inputs {tuple(input_shape)}"
+            )
+        if not 0 <= dropout < 1:
+            raise ValueError(f"dropout must lie in [0, 1), got {dropout}")
+        if not 0 <= onset_ms < math.inf or not onset_width_ms > 0:
+            raise ValueError(
+                f"onset_ms must be zero or more and onset_width_ms positive, got {onset_ms} and {onset_width_ms}"
             )
         self.input_shape = tuple(input_shape)
         self.num_classes = num_classes
@@ -117,11 +183,27 @@ class SpikingNetwork(nn.Module):
         self.estimator = estimator
         self.surrogate: Surrogate = make_surrogate(surrogate, surrogate_slope)
         self.threshold = threshold
-        self.beta_hidden = decay(tau_hidden_ms, step_ms)
-        self.beta_readout = decay(tau_readout_ms, step_ms)
+        self.tau_hidden_ms = tau_hidden_ms
+        self.tau_readout_ms = tau_readout_ms
         self.learn_beta = learn_beta
+        self.log_tau = log_tau
         self.learn_threshold = learn_threshold
         self.decoder = decoder
+        self.weight_norm = weight_norm
+        self.dropout = dropout
+        self.onset_ms = onset_ms
+        self.onset_width_ms = onset_width_ms
+        # In units of onset_ms, so that one learning rate suits words and single syllables.
+        self.onsets = nn.ParameterList()
+
+    def folded(self) -> SpikingNetwork:
+        """A copy that computes the same with plain weights and decays, however they were learned."""
+        copied = copy.deepcopy(self)
+        for module in copied.modules():
+            if is_parametrized(module):
+                _fold(module)
+        copied.log_tau = copied.weight_norm = False
+        return copied
 
     @property
     def num_inputs(self) -> int:
@@ -141,23 +223,31 @@ class SpikingNetwork(nn.Module):
         """Neurons of each hidden layer, in the order of :attr:`NetworkOutput.activity`."""
         raise NotImplementedError
 
+    @property
+    def hidden_synapses(self) -> list[nn.Module]:
+        """The layer of synapses in front of each hidden layer, in the same order."""
+        raise NotImplementedError
+
     def fan_out(self) -> list[Tensor]:
         """Non-zero outgoing synapses of each input unit, then of each neuron of each hidden layer, ``[N]`` each."""
         raise NotImplementedError
 
     def _hidden(self, shape: Sequence[int]) -> snn.Leaky:
-        """A layer of hidden neurons with its own decay (and threshold) for every entry of ``shape``."""
-        return self._neuron(shape, self.beta_hidden, self.neuron)
+        """A layer of hidden neurons with its own decay (and threshold, and onset) for every entry of ``shape``."""
+        if self.onset_ms > 0:
+            self.onsets.append(nn.Parameter(torch.rand(*shape)))
+        return self._neuron(shape, self.tau_hidden_ms, self.neuron)
 
     def _readout(self) -> snn.Leaky:
-        beta = torch.full((self.num_classes,), self.beta_readout)
+        shape = (self.num_classes,)
         if self.decoder == "first_spike":
-            return self._neuron((self.num_classes,), self.beta_readout, "single")
+            return self._neuron(shape, self.tau_readout_ms, "single")
+        beta = draw_decays(self.tau_readout_ms, self.step_ms, shape)
         readout = LeakyReadout(beta, learn_beta=self.learn_beta, init_hidden=True)
         readout.sequence = True
-        return readout
+        return self._by_log_tau(readout)
 
-    def _neuron(self, shape: Sequence[int], beta: float, kind: NeuronKind) -> snn.Leaky:
+    def _neuron(self, shape: Sequence[int], tau_ms: float | list[float], kind: NeuronKind) -> snn.Leaky:
         classes: dict[str, type[Any]] = {
             "single": SingleSpikeLeaky,
             "standard": StandardSingleSpikeLeaky,
@@ -165,7 +255,7 @@ class SpikingNetwork(nn.Module):
         }
         extra: dict[str, Any] = {"estimator": self.estimator} if kind == "single" else {}
         neuron = classes[kind](
-            torch.full(tuple(shape), beta),
+            draw_decays(tau_ms, self.step_ms, shape),
             threshold=torch.full(tuple(shape), self.threshold),
             spike_grad=self.surrogate,
             init_hidden=True,
@@ -174,7 +264,52 @@ class SpikingNetwork(nn.Module):
             **extra,
         )
         neuron.sequence = True
+        return self._by_log_tau(neuron)
+
+    def _by_log_tau(self, neuron: snn.Leaky) -> snn.Leaky:
+        if self.log_tau and self.learn_beta:
+            register_parametrization(neuron, "beta", LogTau(self.step_ms))
         return neuron
+
+    def _start(self, layer: nn.Module, gain: float = 1.0) -> None:
+        """Bring the weights of a layer to their start."""
+        init_uniform(cast(nn.Linear, layer), gain)
+        if self.weight_norm:
+            parametrizations.weight_norm(layer)
+
+    def _onset_current(self, depth: int, neuron: nn.Module, num_steps: int) -> Tensor | None:
+        """The current ``[T, N]`` (``[T, N, 1, 1]`` of channels) that stands for the onsets of a hidden layer."""
+        if not self.onset_ms:
+            return None
+        onset = self.onsets[depth] * (self.onset_ms / self.step_ms)
+        rise = self.threshold * self.step_ms / self.onset_width_ms
+        beta = cast(SingleSpikeLeaky, neuron).decay()
+        current = threshold_current(raised_threshold(onset.flatten(), num_steps, rise), beta.flatten())
+        return current.unflatten(1, onset.shape)
+
+    def _spikes(self, depth: int, neuron: nn.Module, current: Tensor) -> Tensor:
+        """Spikes of a hidden layer for an input current ``[T, B, ...]``, before dropout."""
+        onset = self._onset_current(depth, neuron, len(current))
+        return neuron(current if onset is None else current + onset[:, None])
+
+    @property
+    def _drops(self) -> bool:
+        return self.training and self.dropout > 0
+
+    def _keep(self, batch_size: int, size: int, like: Tensor) -> Tensor | None:
+        """Which neurons take part in which sample, bool ``[B, N]``; None for all."""
+        if not self._drops:
+            return None
+        return torch.rand(batch_size, size, device=like.device) >= self.dropout
+
+    def _dropped(self, spikes: Tensor) -> Tensor:
+        """Spikes ``[T, B, ...]`` without those of the neurons that are left out."""
+        keep = self._keep(spikes.shape[1], spikes[0, 0].numel(), spikes)
+        return spikes if keep is None else spikes * keep.view(spikes.shape[1:])
+
+    def _rescaled(self, tensor: Tensor) -> Tensor:
+        """Spikes of hidden neurons, or the weights that meet them, stronger while some of the neurons are left out."""
+        return tensor / (1 - self.dropout) if self._drops else tensor
 
     def _check_input(self, spikes: Spikes) -> None:
         units = spikes.num_units if isinstance(spikes, EventBatch) else math.prod(spikes.shape[2:])
@@ -224,8 +359,8 @@ class MLP(SpikingNetwork):
         )
         self.neurons = nn.ModuleList(self._hidden((size,)) for size in hidden)
         self.readout = self._readout()
-        for depth, layer in enumerate(self._linear):
-            init_uniform(layer, input_gain if depth == 0 else 1.0)
+        for depth, layer in enumerate(self.synapses):
+            self._start(layer, input_gain if depth == 0 else 1.0)
 
     def forward(self, spikes: Spikes) -> NetworkOutput:
         """See :meth:`SpikingNetwork.forward`."""
@@ -238,20 +373,28 @@ class MLP(SpikingNetwork):
         """From input events to the readout in one differentiable function."""
         *hidden, last = self._linear
         neurons = cast(list[SingleSpikeLeaky], list(self.neurons))
-        layers = [
-            SpikingLayer(synapse.weight, synapse.bias, neuron.decay(), neuron.threshold)
-            for synapse, neuron in zip(hidden, neurons, strict=True)
-        ]
+        num_steps, batch_size, _ = events.shape
+        layers = []
+        for depth, (synapse, neuron) in enumerate(zip(hidden, neurons, strict=True)):
+            weight = synapse.weight
+            bias: Tensor | None = synapse.bias
+            onset = self._onset_current(depth, neuron, num_steps)
+            if onset is not None:
+                bias = onset if bias is None else bias + onset
+            keep = self._keep(batch_size, len(weight), weight)
+            layers.append(
+                SpikingLayer(self._rescaled(weight) if depth else weight, bias, neuron.decay(), neuron.threshold, keep)
+            )
         membrane, times, counts = event_network(
             events,
             layers,
-            ReadoutLayer(last.weight, last.bias, cast(LeakyReadout, self.readout).decay()),
+            ReadoutLayer(self._rescaled(last.weight), last.bias, cast(LeakyReadout, self.readout).decay()),
             surrogate=self.surrogate,
             estimator=self.estimator,
             skip=self.skip,
             backend=self.backend,
         )
-        return NetworkOutput(membrane, [LayerActivity(*layer) for layer in zip(counts, times, strict=True)])
+        return _output(membrane, counts, times)
 
     def _layer_by_layer(self, spikes: Spikes) -> NetworkOutput:
         first, *later = self._linear
@@ -260,15 +403,20 @@ class MLP(SpikingNetwork):
         else:
             current = first(spikes.flatten(2).to(first.weight.dtype))
         layers: list[Tensor] = []
-        for neurons, synapse in zip(self.neurons, later, strict=True):
-            layers.append(neurons(current))
-            current = synapse(torch.cat(layers, -1) if self.skip else layers[-1])
-        return NetworkOutput(self.readout(current), [activity(layer) for layer in layers])
+        for depth, (neurons, synapse) in enumerate(zip(self.neurons, later, strict=True)):
+            layers.append(self._dropped(self._spikes(depth, neurons, current)))
+            current = synapse(self._rescaled(torch.cat(layers, -1) if self.skip else layers[-1]))
+        return _output_of_spikes(self.readout(current), layers)
 
     @property
     def layer_sizes(self) -> list[int]:
         """See :attr:`SpikingNetwork.layer_sizes`."""
         return [layer.out_features for layer in self._linear[:-1]]
+
+    @property
+    def hidden_synapses(self) -> list[nn.Module]:
+        """See :attr:`SpikingNetwork.hidden_synapses`."""
+        return list(self.synapses[:-1])
 
     @property
     def _linear(self) -> list[nn.Linear]:
@@ -338,7 +486,7 @@ class ConvNet(SpikingNetwork):
         self.neurons = nn.ModuleList(self._hidden((size,)) for size in hidden)
         self.readout = self._readout()
         for layer in (*self.convolutions, *self.synapses):
-            init_uniform(layer)
+            self._start(layer)
 
     def forward(self, spikes: Spikes) -> NetworkOutput:
         """See :meth:`SpikingNetwork.forward`."""
@@ -346,22 +494,26 @@ class ConvNet(SpikingNetwork):
         dense = spikes.to_dense() if isinstance(spikes, EventBatch) else spikes
         steps, batch = dense.shape[:2]
         x = dense.reshape(steps * batch, *self.input_shape).to(self._linear[0].weight.dtype)
-        activities: list[LayerActivity] = []
-        for convolution, neurons in zip(self.convolutions, self.conv_neurons, strict=True):
-            layer = neurons(convolution(x).unflatten(0, (steps, batch)))
-            activities.append(activity(layer))
-            x = self.pool(layer.flatten(0, 1))
+        layers: list[Tensor] = []
+        for depth, (convolution, neurons) in enumerate(zip(self.convolutions, self.conv_neurons, strict=True)):
+            layers.append(self._dropped(self._spikes(depth, neurons, convolution(x).unflatten(0, (steps, batch)))))
+            x = self.pool(self._rescaled(layers[-1]).flatten(0, 1))
         x = x.reshape(steps, batch, -1)
-        for synapse, neurons in zip(self.synapses[:-1], self.neurons, strict=True):
-            x = neurons(synapse(x))
-            activities.append(activity(x))
-        return NetworkOutput(self.readout(self.synapses[-1](x)), activities)
+        for depth, (synapse, neurons) in enumerate(zip(self.synapses[:-1], self.neurons, strict=True), len(layers)):
+            layers.append(self._dropped(self._spikes(depth, neurons, synapse(x))))
+            x = self._rescaled(layers[-1])
+        return _output_of_spikes(self.readout(self.synapses[-1](x)), layers)
 
     @property
     def layer_sizes(self) -> list[int]:
         """See :attr:`SpikingNetwork.layer_sizes`."""
         dense = [layer.out_features for layer in self._linear[:-1]]
         return [math.prod(shape) for shape in self._conv_shapes] + dense
+
+    @property
+    def hidden_synapses(self) -> list[nn.Module]:
+        """See :attr:`SpikingNetwork.hidden_synapses`."""
+        return [*self.convolutions, *self.synapses[:-1]]
 
     @property
     def _linear(self) -> list[nn.Linear]:
@@ -400,6 +552,18 @@ def _synapses_per_input(layer: nn.Linear) -> Tensor:
     return torch.count_nonzero(layer.weight, dim=0)
 
 
+def _fold(module: nn.Module) -> None:
+    """Put values in the place of parametrisations.
+
+    Not with torch's ``remove_parametrizations``: that changes the class, which a copy shares with its original.
+    """
+    values = {name: getattr(module, name).detach().clone() for name in cast(nn.ModuleDict, module.parametrizations)}
+    del module.parametrizations
+    module.__class__ = type(module).__bases__[0]
+    for name, value in values.items():
+        module.register_parameter(name, nn.Parameter(value))
+
+
 def init_uniform(layer: nn.Linear | nn.Conv2d, gain: float = 1.0) -> None:
     """Weights uniform within ``gain / sqrt(fan_in)``, bias zero (the paper's initialisation)."""
     bound = gain / math.sqrt(layer.weight[0].numel())
@@ -408,7 +572,13 @@ def init_uniform(layer: nn.Linear | nn.Conv2d, gain: float = 1.0) -> None:
         nn.init.zeros_(layer.bias)
 
 
-def activity(spikes: Tensor) -> LayerActivity:
-    """Counts and first times of a layer's spikes ``[T, B, ...]``, its axes flattened to ``N``."""
-    spikes = spikes.flatten(2)
-    return LayerActivity(spikes.sum(0), first_spike_time(spikes))
+def _output_of_spikes(readout: Tensor, layers: Sequence[Tensor]) -> NetworkOutput:
+    """The output of a network from the spikes ``[T, B, ...]`` of its hidden layers."""
+    flat = [spikes.flatten(2) for spikes in layers]
+    return _output(readout, [spikes.sum(0) for spikes in flat], [first_spike_time(spikes) for spikes in flat])
+
+
+def _output(readout: Tensor, counts: Sequence[Tensor], times: Sequence[Tensor]) -> NetworkOutput:
+    """The output of a network from spike counts and first spike times ``[B, N]`` of its hidden layers."""
+    activity = [LayerActivity(count.detach().long(), time) for count, time in zip(counts, times, strict=True)]
+    return NetworkOutput(readout, activity, list(counts))

@@ -313,6 +313,22 @@ def test_the_file_keeps_every_argument_of_the_networks():
         assert known - {"self", "common", "input_gain"} == about["arguments"].keys()
 
 
+def test_weights_and_decays_are_written_as_they_act(tmp_path):
+    """However they were learned: normalised weights and logarithmic time constants are no business of a reader."""
+    net = mlp(tau_hidden_ms=[3.0, 30.0], log_tau=True, weight_norm=True, dropout=0.2)
+    spikes = torch.rand(20, 3, net.num_inputs).round()
+    to_nir(net, tmp_path / "net.nir")
+    back = from_nir(tmp_path / "net.nir").eval()
+    assert torch.equal(back(spikes).readout, net.eval()(spikes).readout)
+    program = export_program(net, 20).module()
+    torch.testing.assert_close(program(spikes), net(spikes).readout)
+
+
+def test_onsets_have_no_place_in_nir(tmp_path):
+    with pytest.raises(UsageError, match=r"parameters that NIR has no place for, onsets\.0"):
+        to_nir(mlp(onset_ms=10.0), tmp_path / "net.nir")
+
+
 class TestSelfInhibition:
     def plain_counts(self, graph, x, name="neurons_0"):
         return simulate(graph, x)[name].reshape(len(x), -1).sum(0)

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from ss_lightning import MLP, EventBatch
-from ss_lightning.losses import classification_loss, decision_step, decode, first_spike_scores
+from ss_lightning.losses import classification_loss, decision_step, decode, first_spike_scores, spike_penalty
 
 
 def test_sum_and_max_over_time():
@@ -34,7 +34,23 @@ def test_label_smoothing_and_half_precision():
     assert classification_loss(scores.bfloat16(), labels).dtype == torch.float32
 
 
-@pytest.mark.parametrize("decoder", ["sum", "max", "first_spike"])
+def test_softmax_averages_the_probabilities_of_the_steps():
+    readout = torch.randn(7, 3, 4, dtype=torch.float64)
+    scores = decode(readout, "softmax")
+    torch.testing.assert_close(scores.exp(), readout.softmax(2).mean(0))
+    torch.testing.assert_close(scores.softmax(1), scores.exp())
+    # One loud step cannot outvote the others.
+    readout[3] *= 1000
+    assert (decode(readout, "softmax").exp() - scores.exp()).abs().max() <= 1 / 7
+
+
+def test_spike_penalty_is_the_squared_distance_from_the_band():
+    counts = [torch.tensor([[1.0, 0.0], [1.0, 1.0]]), torch.tensor([[3.0], [2.0]])]  # rates 1, 0.5, 2.5
+    assert spike_penalty(counts, (0.0, float("inf"))) == 0
+    torch.testing.assert_close(spike_penalty(counts, (0.6, 0.9)), torch.tensor((0.1**2 + 0.1**2 + 1.6**2) / 3))
+
+
+@pytest.mark.parametrize("decoder", ["sum", "max", "softmax", "first_spike"])
 def test_every_decoder_learns(decoder):
     """Two classes that differ in which unit fires first."""
     torch.manual_seed(0)
@@ -79,7 +95,7 @@ class TestDecisionStep:
             steps.append(decided)
         return steps
 
-    @pytest.mark.parametrize("decoder", ["sum", "max", "first_spike"])
+    @pytest.mark.parametrize("decoder", ["sum", "max", "softmax", "first_spike"])
     @pytest.mark.parametrize("seed", range(3))
     def test_agrees_with_decoding_every_beginning(self, decoder, seed):
         torch.manual_seed(seed)

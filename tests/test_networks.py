@@ -1,8 +1,11 @@
+import copy
 import math
 
 import pytest
 import torch
 import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from ss_lightning import MLP, ConvNet, EventBatch, SingleSpikeLeaky, StandardSingleSpikeLeaky
 from ss_lightning.functional import leaky_scan_reference, single_spike_reference
@@ -95,6 +98,114 @@ def test_ends_of_the_time_constant():
         decay(math.nan, 1.0)
 
 
+BLOCKS = {
+    "tau_hidden_ms": [3.0, 30.0], "log_tau": True, "weight_norm": True, "dropout": 0.3, "onset_ms": 15.0,
+    "onset_width_ms": 10.0, "learn_threshold": True, "decoder": "softmax", "estimator": "survival",
+}  # fmt: skip
+
+
+class TestBlocks:
+    """What lifts accuracy: each by itself, and all of them together."""
+
+    @pytest.mark.parametrize("neuron", ["single", "standard", "multi"])
+    @pytest.mark.parametrize("skip", [False, True])
+    def test_events_and_dense_input_agree_in_training(self, neuron, skip):
+        net = MLP(**COMMON, hidden=[9, 8], neuron=neuron, skip=skip, input_gain=6, **BLOCKS).double().train()
+        spikes = dense_input()
+        results = []
+        for batch in (spikes, EventBatch.from_dense(spikes)):
+            torch.manual_seed(1)  # the same neurons are dropped
+            out = net(batch)
+            loss = (out.readout * torch.arange(3)).sum() + out.spike_counts[0].square().sum()
+            results.append((out, torch.autograd.grad(loss, [p for p in net.parameters() if p.requires_grad])))
+        (dense, dense_grads), (sparse, sparse_grads) = results
+        assert dense.activity[0].spike_count.sum() > 0
+        torch.testing.assert_close(dense.readout, sparse.readout)
+        for a, b in zip(dense.activity, sparse.activity, strict=True):
+            assert torch.equal(a.spike_count, b.spike_count)
+            assert torch.equal(a.first_spike_time, b.first_spike_time)
+        for a, b in zip(dense_grads, sparse_grads, strict=True):
+            torch.testing.assert_close(a, b)
+
+    @settings(deadline=None, max_examples=40)
+    @given(
+        blocks=st.fixed_dictionaries({}, optional={name: st.just(value) for name, value in BLOCKS.items()}),
+        gain=st.sampled_from([1.0, 10.0, 100.0]),
+        training=st.booleans(),
+        dense=st.booleans(),
+        seed=st.integers(0, 99),
+    )
+    def test_no_neuron_fires_twice(self, blocks, gain, training, dense, seed):
+        torch.manual_seed(seed)
+        spikes = (torch.rand(20, 3, 7) < 0.4).float()
+        net = MLP(**COMMON, hidden=[6, 5], input_gain=gain, **blocks).train(training)
+        out = net(spikes if dense else EventBatch.from_dense(spikes))
+        assert all(layer.spike_count.max() <= 1 for layer in out.activity)
+
+    def test_no_neuron_of_a_convolution_fires_twice(self):
+        net = ConvNet(input_shape=(1, 12, 12), num_classes=3, step_ms=1, channels=[4], hidden=[6], pool="avg", **BLOCKS)
+        out = net(dense_input(10, 3, 144))
+        assert out.activity[0].spike_count.max() == 1
+        assert all(layer.spike_count.max() <= 1 for layer in out.activity)
+        out.readout.sum().backward()
+        assert all(p.grad is not None for p in net.parameters() if p.requires_grad)
+
+    def test_time_constants_fill_their_range(self):
+        net = MLP(**COMMON, hidden=[2000], tau_hidden_ms=[10, 400], log_tau=True)
+        tau = -1.0 / torch.log(net.neurons[0].beta)
+        assert tau.min() > 9.9
+        assert tau.max() < 404
+        logs = tau.log10()
+        assert abs((logs < 1.8).float().mean() - (1.8 - 1) / math.log10(40)) < 0.05
+
+    def test_log_tau_moves_the_time_constant_not_the_decay(self):
+        net = MLP(**COMMON, hidden=[2], tau_hidden_ms=100.0, log_tau=True)
+        (parameter,) = net.neurons[0].parametrizations.beta.parameters()
+        with torch.no_grad():
+            parameter += math.log(2)
+        torch.testing.assert_close(net.neurons[0].beta, torch.full((2,), math.exp(-1 / 200)))
+
+    def test_an_infinite_time_constant_can_be_learned(self):
+        net = MLP(**COMMON, hidden=[2], tau_hidden_ms=math.inf, log_tau=True)
+        assert 0.99999 < net.neurons[0].beta.min() < 1
+
+    def test_onsets_hold_spikes_back(self):
+        spikes = torch.ones(60, 2, 7)
+        options = {"hidden": [50], "input_gain": 10.0}
+        times = {}
+        for onset in (0.0, 40.0):
+            torch.manual_seed(0)
+            net = MLP(**COMMON, **options, onset_ms=onset, onset_width_ms=0.1)
+            net.load_state_dict(times["state"], strict=False) if times else times.update(state=net.state_dict())
+            layer = net(spikes).activity[0]
+            times[onset] = layer.first_spike_time[layer.spike_count > 0].float()
+        onset = net.onsets[0].detach() * 40
+        assert times[0.0].mean() < 5
+        assert abs(times[40.0].mean() - onset.mean()) < 8
+        out = net(spikes)
+        out.readout.sum().backward()
+        assert net.onsets[0].grad.abs().sum() > 0
+
+    def test_dropout_leaves_the_mean_as_it_is(self):
+        torch.manual_seed(0)
+        spikes = dense_input(30, 1, 7).repeat(1, 4000, 1)
+        net = MLP(**COMMON, hidden=[40], input_gain=6, dropout=0.25)
+        trained, tested = net.train()(EventBatch.from_dense(spikes)), net.eval()(EventBatch.from_dense(spikes))
+        share = trained.activity[0].spike_count.sum() / tested.activity[0].spike_count.sum()
+        assert abs(share - 0.75) < 0.01
+        torch.testing.assert_close(trained.readout.mean(1), tested.readout.mean(1), rtol=0.05, atol=0.02)
+
+    def test_copies_and_files_keep_everything(self):
+        net = MLP(**COMMON, hidden=[9, 8], input_gain=6, **BLOCKS)
+        spikes = EventBatch.from_dense(dense_input())
+        net(spikes).readout.sum().backward()
+        copied, loaded = copy.deepcopy(net).eval(), MLP(**COMMON, hidden=[9, 8], **BLOCKS).eval()
+        loaded.load_state_dict(net.state_dict())
+        expected = net.eval()(spikes).readout
+        assert torch.equal(copied(spikes).readout, expected)
+        assert torch.equal(loaded(spikes).readout, expected)
+
+
 def test_initialisation():
     net = MLP(input_shape=(100,), num_classes=3, step_ms=1, hidden=[400], input_gain=4)
     first, readout = net.synapses
@@ -109,11 +220,14 @@ def test_initialisation():
         ({"neuron": "triple"}, "choose single, standard or multi"),
         ({"estimator": "rmap"}, "choose one of ramp"),
         ({"surrogate": "relu"}, "unknown surrogate"),
-        ({"decoder": "mean"}, "choose sum, max or first_spike"),
+        ({"decoder": "mean"}, "choose sum, max, softmax or first_spike"),
         ({"hidden": []}, "at least one layer"),
         ({"hidden": [0]}, "at least one layer"),
         ({"step_ms": 0}, "step_ms must be positive"),
         ({"num_classes": 0}, "at least one class"),
+        ({"tau_hidden_ms": [10, 5]}, r"must be \[low, high\]"),
+        ({"dropout": 1.0}, r"dropout must lie in \[0, 1\), got 1.0"),
+        ({"onset_ms": -1.0}, "onset_ms must be zero or more"),
     ],
 )
 def test_wrong_arguments_are_refused(options, message):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Iterator, Sequence
 from importlib import import_module
@@ -127,17 +126,17 @@ def _common_arguments(network: SpikingNetwork) -> dict[str, Any]:
         "surrogate": network.surrogate.kind,
         "surrogate_slope": network.surrogate.slope,
         "threshold": network.threshold,
-        "tau_hidden_ms": _tau_ms(network.beta_hidden, network.step_ms),
-        "tau_readout_ms": _tau_ms(network.beta_readout, network.step_ms),
+        "tau_hidden_ms": network.tau_hidden_ms,
+        "tau_readout_ms": network.tau_readout_ms,
         "learn_beta": network.learn_beta,
         "learn_threshold": network.learn_threshold,
+        "log_tau": network.log_tau,
         "decoder": network.decoder,
+        "weight_norm": network.weight_norm,
+        "dropout": network.dropout,
+        "onset_ms": network.onset_ms,
+        "onset_width_ms": network.onset_width_ms,
     }
-
-
-def _tau_ms(beta: float, step_ms: float) -> float:
-    """The inverse of :func:`ss_lightning.networks.decay`: where training began, the exact decays stand in the nodes."""
-    return 0.0 if beta == 0 else math.inf if beta == 1 else -step_ms / math.log(beta)
 
 
 def _mlp_layers(network: MLP) -> Iterator[Layer]:

@@ -37,11 +37,7 @@ def export_program(network: SpikingNetwork, num_steps: int) -> torch.export.Expo
         raise UsageError(f"num_steps must be 1 or more, got {num_steps}")
     weight = next(network.parameters())
     example = torch.zeros(num_steps, 2, *network.input_shape, dtype=weight.dtype, device=weight.device)
-    was_training = network.training
-    try:
-        with torch.no_grad():
-            return torch.export.export(
-                _ReadoutOnly(network).eval(), (example,), dynamic_shapes={"spikes": {1: torch.export.Dim("batch")}}
-            )
-    finally:
-        network.train(was_training)
+    with torch.no_grad():
+        return torch.export.export(
+            _ReadoutOnly(network.folded()).eval(), (example,), dynamic_shapes={"spikes": {1: torch.export.Dim("batch")}}
+        )

@@ -29,6 +29,7 @@ from ss_lightning.export.layers import (
     neuron_metadata,
     time_constant,
 )
+from ss_lightning.networks import SpikingNetwork
 from ss_lightning.neurons import LeakyReadout
 
 # The step that snnTorch and most NIR readers assume, in seconds.
@@ -74,6 +75,8 @@ def to_nir(
     Max pooling, which NIR lacks, is written as a sum pool and a threshold of 1/2: the same for spikes.
     """
     nir = import_nir()
+    if isinstance(network, SpikingNetwork):
+        network = network.folded()
     layers, shape, about = describe(network, sample_shape)
     check_plain(network, layers)
     writer = _Writer(nir, dt, inhibition if self_inhibiting else None, shape)

@@ -1,0 +1,93 @@
+"""A start that is neither silent nor saturated: weights scaled until a stated share of the neurons fires.
+
+A neuron that never crosses its threshold learns little, and one that crosses it with the first input says nothing. How
+large weights must be for the middle of the two depends on how dense the input is, on the steps and on the time
+constants; one batch of the data tells (in the spirit of Mishkin & Matas, "All you need is a good init",
+arXiv:1511.06422, with a spike in the place of the variance).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized
+
+from ss_lightning.networks import Spikes, SpikingNetwork
+
+_SMALLEST, _LARGEST = 1e-4, 1e4
+_ATTEMPTS = 40
+_TOLERANCE = 0.01
+
+
+@torch.no_grad()
+def calibrate(network: SpikingNetwork, spikes: Spikes, rate: float) -> list[float]:
+    """Scale the weights of each hidden layer, from the input upwards, until it fires at a rate.
+
+    The weights of the readout stay. With biases of zero, as they begin, the share of neurons that fire rises with the
+    weights without a step back, so halving the interval finds the factor.
+
+    Args:
+        network: changed in place.
+        spikes: a batch of input, as for the network.
+        rate: share of all pairs of neuron and sample with a spike, between 0 and 1.
+
+    Returns:
+        The factor of each hidden layer.
+
+    Raises:
+        ValueError: the rate is not between 0 and 1, or a layer cannot reach it with any weights.
+    """
+    if not 0 < rate < 1:
+        raise ValueError(f"a rate must lie between 0 and 1, got {rate}")
+    was_training = network.training
+    network.eval()
+    factors = []
+    try:
+        for depth, layer in enumerate(network.hidden_synapses):
+            factors.append(_bring_to(network, spikes, depth, layer, rate))
+    finally:
+        network.train(was_training)
+    return factors
+
+
+def scale_weights(network: SpikingNetwork, factors: list[float]) -> None:
+    """Multiply the weights of each hidden layer by its factor, in place."""
+    for layer, factor in zip(network.hidden_synapses, factors, strict=True):
+        _scale(layer, factor)
+
+
+@torch.no_grad()
+def _scale(layer: nn.Module, factor: float) -> None:
+    if is_parametrized(layer, "weight"):
+        layer.weight = cast(Tensor, layer.weight) * factor  # its parametrisation takes it apart again
+    else:
+        cast(nn.Linear, layer).weight.mul_(factor)
+
+
+def _bring_to(network: SpikingNetwork, spikes: Spikes, depth: int, layer: nn.Module, rate: float) -> float:
+    """The factor that brings one layer to the rate, applied."""
+    scale = 1.0
+
+    def fired(factor: float) -> float:
+        nonlocal scale
+        _scale(layer, factor / scale)
+        scale = factor
+        return (network(spikes).activity[depth].spike_count > 0).double().mean().item()
+
+    most = fired(_LARGEST)
+    if most < rate:
+        raise ValueError(
+            f"hidden layer {depth} cannot fire at a rate of {rate:g}: with weights however large it is {most:.3f}. "
+            "Lower the rate, or give the layer more input"
+        )
+    low, high = math.log(_SMALLEST), math.log(_LARGEST)
+    for _ in range(_ATTEMPTS):
+        middle = (low + high) / 2
+        found = fired(math.exp(middle))
+        if abs(found - rate) < _TOLERANCE:
+            break
+        low, high = (middle, high) if found < rate else (low, middle)
+    return scale
