@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import platform
+import shlex
 import subprocess
 import sys
 import time
@@ -148,22 +150,31 @@ class RunRecord(_History):
     """Writes down what one needs to know of a run to believe and to repeat it.
 
     ``summary.json`` in the run folder holds the state of the run (``running``, ``finished``, ``interrupted``,
-    ``failed``), the best epoch, the time it took, and facts: parameters, data set, seed, git commit, versions. It is
-    renewed after every epoch, so that a run that was killed says how far it came. All loggers get the same facts beside
-    the flattened config, and for each epoch ``train/samples_per_second`` (validation not counted) and
-    ``train/peak_memory_mib`` (of the GPU if one is used, else of the process).
+    ``failed``), the command line, the best epoch (of an evaluation its metrics), the time it took, and facts:
+    parameters, data set, seed, git commit, versions, machine. It is renewed after every epoch, so that a run that was
+    killed says how far it came. All loggers get the same facts beside the flattened config, and for each epoch
+    ``train/samples_per_second`` (validation not counted) and ``train/peak_memory_mib`` (of the GPU if one is used, else
+    of the process).
 
     Args:
         folder: the run folder.
         config: the whole config, nested.
         checkpoint: file of the weights that the run begins with, if it does.
+        arguments: the command line, from the subcommand on, if there was one.
     """
 
-    def __init__(self, folder: Path, config: Mapping[str, Any], checkpoint: str | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        config: Mapping[str, Any],
+        checkpoint: str | None = None,
+        arguments: Sequence[str] = (),
+    ) -> None:
         super().__init__()
         self.folder = folder
         self.checkpoint = checkpoint
         self.config = flattened(config)
+        self.arguments = arguments
         self.summary: dict[str, Any] = {}
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -238,6 +249,7 @@ class RunRecord(_History):
             "state": state,
             **({"error": error} if error else {}),
             "command": stage,
+            **({"command_line": command_line(self.arguments)} if self.arguments else {}),
             "written": datetime.now(timezone.utc).isoformat(timespec="seconds"),
             "seconds": round(time.perf_counter() - self._start, 3),
             **({"epochs": len(self.history), "max_epochs": trainer.max_epochs} if stage == "fit" else {}),
@@ -479,8 +491,25 @@ def facts(trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
         "git_commit": git_commit(),
         "device": torch.cuda.get_device_name() if pl_module.device.type == "cuda" else pl_module.device.type,
         "devices": trainer.world_size,
+        "machine": machine(),
         "versions": {"python": sys.version.split()[0], **{name: _version(name) for name in _VERSIONS_OF}},
     }
+
+
+def command_line(arguments: Sequence[str]) -> str:
+    """What to type for ``arguments`` of our command line."""
+    return shlex.join(["python", "-m", "ss_lightning", *arguments])
+
+
+def machine() -> str:
+    """The processor and how many cores of it this process may use."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        name = next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):  # not Linux, or a processor that does not say its name there
+        name = platform.processor() or platform.machine()
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return f"{name}, {cores} core{'s' * (cores != 1)}"
 
 
 def _version(package: str) -> str | None:

@@ -54,8 +54,8 @@ from ss_lightning.usage import check_config, explain, innermost, suggestion
 _RUN_VARIABLE = "SS_LIGHTNING_RUN"
 _CHECKPOINT_VARIABLE = "SS_LIGHTNING_CHECKPOINT"
 
-# Subcommands that are no training: the module whose ``main(arguments)`` does it, imported when asked for.
-_TOOLS = {"benchmark": "benchmark", "export": "export", "report": "report", "sweep": "sweep"}
+# Subcommands of other modules, whose ``main(arguments)`` does it; they are imported when asked for.
+_TOOLS = ("benchmark", "export", "folds", "report", "results", "sweep")
 
 _LINKS = ("input_shape", "num_classes", "step_ms")
 
@@ -74,6 +74,8 @@ Train, evaluate and compare single-spike spiking neural networks.
   test        evaluate a checkpoint on the test set
   predict     write class, probability and time of decision of every test sample to a file
   report      put runs into one HTML page
+  results     put runs into one table, with the commands that repeat them
+  folds       leave speakers out in turn, train on the others, test on those left out
   sweep       search for good parameters
   export      write a trained network for other tools (NIR, torch.export)
   benchmark   time this package beside its peers
@@ -126,6 +128,7 @@ class SpikingCLI(LightningCLI):
     """
 
     def __init__(self, args: list[str], run_folder: Path | None = None, callbacks: Sequence[Callback] = ()) -> None:
+        self.arguments = args
         self.asked_for = next((word for word in args if word in self.subcommands()), "")
         self.given_run_folder = run_folder
         self.run_folder: Path | None = None
@@ -219,10 +222,8 @@ class SpikingCLI(LightningCLI):
         """Find the checkpoint and reserve the run folder: both can fail, and should before data is prepared."""
         config = self.config[self.subcommand]
         _check_trainer(config.trainer)
-        files = config.get("config") or []
-        first = Path(os.fspath(files[0].absolute if hasattr(files[0], "absolute") else files[0])) if files else None
         self.root = Path(config.trainer.default_root_dir or DEFAULT_ROOT)
-        self.run_name = config_name(first)
+        self.run_name = config_name(first_config(config))
         config.ckpt_path = self._checkpoint(config.get("ckpt_path"))
         self.run_folder = None if config.trainer.fast_dev_run else self._reserve()
 
@@ -327,11 +328,13 @@ class SpikingCLI(LightningCLI):
 
     def _record(self) -> Callback:
         """Keeps the account of this run."""
-        parser = self._parser(self.subcommand)
-        config = yaml.safe_load(parser.dump(self.config[self.subcommand]))
         checkpoint = self.config[self.subcommand].ckpt_path
-        self.record = RunRecord(cast(Path, self.run_folder), config, checkpoint)
+        self.record = RunRecord(cast(Path, self.run_folder), self.plain_config(), checkpoint, self.arguments)
         return self.record
+
+    def plain_config(self) -> dict[str, Any]:
+        """The whole config in plain values."""
+        return yaml.safe_load(self._parser(self.subcommand).dump(self.config[self.subcommand]))
 
     def _keepsakes(self) -> list[Callback]:
         """What draws pictures and keeps weights."""
@@ -434,6 +437,12 @@ class CommandLineCheck(SpikingCLI):
 
     def _run_subcommand(self, subcommand: str) -> None:
         pass
+
+
+def first_config(config: Namespace) -> Path | None:
+    """The file that the first ``--config`` of a subcommand names."""
+    files = config.get("config") or []
+    return Path(os.fspath(files[0].absolute if hasattr(files[0], "absolute") else files[0])) if files else None
 
 
 def _check_trainer(config: Namespace) -> None:
@@ -558,7 +567,7 @@ def main(args: list[str] | None = None) -> int:
             print(_HELP, end="")
             return 0
         if arguments and arguments[0] in _TOOLS:
-            tool = import_module(f"ss_lightning.{_TOOLS[arguments[0]]}")
+            tool = import_module(f"ss_lightning.{arguments[0]}")
             return tool.main(arguments[1:])
         run(arguments)
     except (UsageError, MisconfigurationException) as error:

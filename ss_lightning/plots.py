@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -259,6 +259,56 @@ def pareto(spikes: Sequence[float], accuracy: Sequence[float], names: Sequence[s
     axis.margins(0.12)
     axis.set(xlabel="hidden spikes per sample", ylabel="validation accuracy")
     figure.legend(loc="outside lower center", ncols=2, frameon=False)
+    return figure
+
+
+class Points(NamedTuple):
+    """One series of :func:`panels`.
+
+    Attributes:
+        x: ``[P]``.
+        y: ``[P]``; NaN draws nothing.
+        error: half length of the error bars ``[P]``, NaN for none.
+        names: what to write at each point.
+    """
+
+    x: Sequence[float]
+    y: Sequence[float]
+    error: Sequence[float] | None = None
+    names: Sequence[str] | None = None
+
+
+def panels(
+    rows: Mapping[str, Mapping[str, Mapping[str, Points]]], xlabel: str, xticks: Mapping[float, str] | None = None
+) -> Figure:
+    """Series of points in a grid of panels; a series keeps its look over all of them.
+
+    Args:
+        rows: of each label of a y-axis the panels of a row by their titles, which are the same for all rows; in a panel
+            the series by name.
+        xlabel: what x is.
+        xticks: positions on the x-axis and what to write there.
+    """
+    titles = list(next(iter(rows.values())))
+    figure, axes = _grid(len(rows), len(titles), cell=(3.4 if len(titles) > 1 else 5.0, 2.9), sharey="row")
+    names = list(dict.fromkeys(name for row in rows.values() for panel in row.values() for name in panel))
+    lines: dict[str, Any] = {}
+    for line, (ylabel, row) in zip(axes, rows.items(), strict=True):
+        for axis, title in zip(line, titles, strict=True):
+            for name, points in row[title].items():
+                lines[name] = axis.errorbar(
+                    points.x, points.y, points.error, markersize=5, capsize=2, **_line_style(names.index(name))
+                )
+                for x, y, text in zip(points.x, points.y, points.names or (), strict=bool(points.names)):
+                    axis.annotate(text, (x, y), xytext=(5, -11), textcoords="offset points", fontsize=8)
+            axis.grid(axis="y", linewidth=0.4)
+            axis.margins(0.08)
+            if xticks is not None:
+                axis.set_xticks(list(xticks), list(xticks.values()))
+        line[0].set_ylabel(ylabel)
+    _titles(axes, titles, xlabel)
+    handles = [lines[name] for name in names if name in lines]
+    figure.legend(handles, names, loc="outside lower center", ncols=min(3, len(names)), frameon=False)
     return figure
 
 

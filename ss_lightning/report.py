@@ -21,7 +21,9 @@ from ss_lightning.runs import shown
 from ss_lightning.usage import parse
 
 # Parts of a config that say how a run was done, not what was trained.
-_NOT_COMPARED = ("trainer.default_root_dir", "trainer.logger", "pictures.", "ckpt_path")
+NOT_COMPARED = ("trainer.default_root_dir", "trainer.logger", "pictures.", "ckpt_path")
+# Parts of a config's data that say how they are fetched.
+_NO_DATA = (".batch_size", ".cache_dir", ".download", ".input", ".num_workers", ".pin_memory")
 
 _CAPTIONS = {
     "input_raster": "Input spikes of some samples, by their class",
@@ -102,15 +104,28 @@ def read_run(folder: Path) -> Run:
         run.summary = _read_summary(folder / "summary.json")
     if run.summary.get("command", "fit") != "fit":
         raise UsageError(f"{folder} is not a training but a {run.summary['command']}; name the run that was trained")
-    for summary in sorted(folder.parent.glob("test_*/summary.json")):
-        content = _read_summary(summary)
-        checkpoint = Path(content.get("checkpoint", ""))
-        if checkpoint.parent.parent.name == folder.name and content.get("state") == "finished":
-            run.tests[checkpoint.stem] = content["metrics"]
+    for test in sorted(folder.parent.glob("test_*/"), key=lambda path: (len(path.name), path.name)):
+        if (test / "summary.json").is_file() and (found := _read_test(test, run)) is not None:
+            run.tests.update([found])
     drawn = sorted(folder.glob("pictures/epoch_*"))
     if drawn:
         run.pictures = {path.stem: path for path in sorted(drawn[-1].glob("*.png"))}
     return run
+
+
+def _read_test(folder: Path, run: Run) -> tuple[str, dict[str, float]] | None:
+    """Name of the checkpoint and metrics of an evaluation; None if it is not of this run, or on other data."""
+    content = _read_summary(folder / "summary.json")
+    checkpoint = Path(content.get("checkpoint", ""))
+    place = checkpoint.parts[:-2][-2:]  # of the run that it was kept by
+    if content.get("state") != "finished" or not place or run.folder.resolve().parts[-len(place) :] != place:
+        return None
+    config = _read_config(folder / "config.yaml") if (folder / "config.yaml").is_file() else run.config
+    for key in sorted(config.keys() & run.config.keys()):
+        if key.startswith("data.") and not key.endswith(_NO_DATA) and config[key] != run.config[key]:
+            print(f"note  {shown(folder)} is left out: {key} is {config[key]}, in the training {run.config[key]}")
+            return None
+    return checkpoint.stem, content["metrics"]
 
 
 def _read_config(path: Path) -> dict[str, Any]:
@@ -172,7 +187,7 @@ def run_names(folders: Sequence[Path]) -> list[str]:
 def differences(runs: Sequence[Run]) -> dict[str, list[Any]]:
     """Settings that are not the same in all runs, with the value in each run."""
     keys = sorted(set().union(*(run.config for run in runs)))
-    values = {key: [run.config.get(key, "") for run in runs] for key in keys if not key.startswith(_NOT_COMPARED)}
+    values = {key: [run.config.get(key, "") for run in runs] for key in keys if not key.startswith(NOT_COMPARED)}
     return {key: row for key, row in values.items() if any(value != row[0] for value in row)}
 
 

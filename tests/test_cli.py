@@ -222,11 +222,11 @@ class TestHelp:
     def test_first_page(self, capsys):
         assert run("--help") == 0
         printed = capsys.readouterr().out
-        for name in ("fit", "validate", "test", "predict", "report", "sweep", "benchmark"):
+        for name in ("fit", "validate", "test", "predict", "report", "results", "folds", "sweep", "benchmark"):
             assert re.search(rf"^  {name} +\w", printed, re.MULTILINE)
         assert max(map(len, printed.splitlines())) <= 120
 
-    @pytest.mark.parametrize("arguments", [["fit"], ["predict"], ["report"], ["sweep"]])
+    @pytest.mark.parametrize("arguments", [["fit"], ["predict"], ["report"], ["results"], ["folds"], ["sweep"]])
     def test_of_subcommands(self, arguments, capsys):
         with pytest.raises(SystemExit) as stop:
             run(*arguments, "--help")

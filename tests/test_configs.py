@@ -64,7 +64,8 @@ def test_readme_commands(small_data, monkeypatch):
     small = ["--trainer.max_epochs=1", "--trainer.limit_train_batches=1", "--trainer.limit_val_batches=1"]
     small.append("--pictures.every_n_epochs=0")
     few = ["--trainer.limit_test_batches=1", "--trainer.limit_predict_batches=1", "--data.batch_size=4"]
-    further = {"fit": [*small, *few], "sweep": [*small, "--trials=2"], "report": []}
+    further = {"fit": [*small, *few], "folds": [*small, *few]}
+    further |= {"sweep": [*small, "--trials=2"], "report": [], "results": []}
     for command in sorted(COMMANDS, key=lambda line: (" fit " not in line, "--ckpt_path" in line)):
         arguments = shlex.split(command)[3:]
         arguments += further.get(arguments[0], few)

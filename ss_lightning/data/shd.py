@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +101,41 @@ def held_out_speakers(known: np.ndarray, val_speakers: list[int] | None) -> list
     return chosen
 
 
+def left_out_speakers(known: np.ndarray, test_speakers: list[int]) -> list[int]:
+    """The speakers of both files that form the test set.
+
+    Args:
+        known: Ids of the speakers of both files.
+        test_speakers: The speakers asked for.
+
+    Raises:
+        UsageError: None is asked for, one is not known, or no speaker is left to train on.
+    """
+    ids = [int(speaker) for speaker in np.unique(known)]
+    chosen = sorted(set(test_speakers))
+    unknown = [speaker for speaker in chosen if speaker not in ids]
+    if unknown or not chosen:
+        raise UsageError(
+            f"test_speakers is {test_speakers}; expected some of the speakers of both files, {ids}, or null for the "
+            "official test file."
+        )
+    if len(chosen) == len(ids):
+        raise UsageError(f"test_speakers: leaving out all of {ids} leaves no speaker to train on. Leave out fewer.")
+    return chosen
+
+
+def pooled(first: EventStore, second: EventStore) -> EventStore:
+    """The samples of two stores of one layout in one store, those of ``first`` first."""
+    return replace(
+        first,
+        times=np.concatenate([first.times, second.times]),
+        units=np.concatenate([first.units, second.units]),
+        offsets=np.concatenate([first.offsets, first.offsets[-1] + second.offsets[1:]]),
+        labels=np.concatenate([first.labels, second.labels]),
+        groups=np.concatenate([_speakers(first), _speakers(second)]),
+    )
+
+
 class SHDData(EventDataModule):
     """Spiking Heidelberg Digits, or any pair of files in its layout: ``<root>/SHD/shd_{train,test}.h5``.
 
@@ -114,6 +150,7 @@ class SHDData(EventDataModule):
         num_steps: int = 500,
         step_ms: float = 2.0,
         val_speakers: list[int] | None = None,
+        test_speakers: list[int] | None = None,
         num_units: int = 700,
         download: bool = True,
         cache_dir: str | None = None,
@@ -127,6 +164,8 @@ class SHDData(EventDataModule):
             step_ms: Length of a step in milliseconds.
             val_speakers: Training speakers to hold out for validation; null for the sixth of them with the
                 highest ids (rounded up), [] for no validation set.
+            test_speakers: Speakers to leave out of the training and to test on: the samples of both files are
+                pooled, and the training speakers are all others. null for the official test file.
             num_units: Number of input units.
             download: Get missing files from the network.
             cache_dir: Folder for prepared data; null for $SS_LIGHTNING_CACHE or the user's cache folder.
@@ -139,6 +178,7 @@ class SHDData(EventDataModule):
         super().__init__(num_steps=num_steps, step_ms=step_ms, **kwargs)
         self.root = root
         self.val_speakers = val_speakers
+        self.test_speakers = test_speakers
         self.num_units = whole_number("num_units", num_units)
         self.download = download
         self.cache_dir = cache_dir
@@ -146,12 +186,21 @@ class SHDData(EventDataModule):
     def load_splits(self) -> Splits:
         """Read both files, from the cache where possible, and hold out the validation speakers."""
         stores = with_common_classes(self._stores())
-        train, test = stores["train"], stores["test"]
-        speakers = train.groups
-        assert speakers is not None  # read_shd_file always sets them
-        held_out = np.isin(speakers, held_out_speakers(speakers, self.val_speakers))
-        val = Subset(train, np.flatnonzero(held_out)) if held_out.any() else None
-        return Splits(Subset(train, np.flatnonzero(~held_out)), val, Subset(test))
+        store, test = stores["train"], Subset(stores["test"])
+        left_out = np.zeros(len(store), bool)
+        if self.test_speakers is not None:
+            store = pooled(store, stores["test"])
+            left_out = np.isin(_speakers(store), left_out_speakers(_speakers(store), self.test_speakers))
+            test = Subset(store, np.flatnonzero(left_out))
+        speakers = _speakers(store)
+        held_out = np.isin(speakers, held_out_speakers(speakers[~left_out], self.val_speakers))
+        val = Subset(store, np.flatnonzero(held_out)) if held_out.any() else None
+        return Splits(Subset(store, np.flatnonzero(~held_out & ~left_out)), val, test)
+
+    def speakers(self) -> list[int]:
+        """Ids of the speakers of both files, each once and in rising order."""
+        ids = np.unique(np.concatenate([_speakers(store) for store in self._stores().values()]))
+        return [int(speaker) for speaker in ids]
 
     def _stores(self) -> dict[str, EventStore]:
         folder = cache_folder(self.cache_dir)
@@ -189,6 +238,11 @@ class SHDData(EventDataModule):
                 f"{path}: missing ({reason}). Expected shd_train.h5 and shd_test.h5 in {path.parent}. "
                 f"Get {DOWNLOAD_URL}{path.name}.zip, unzip it there, or set root to the folder that has SHD/."
             )
+
+
+def _speakers(store: EventStore) -> np.ndarray:
+    assert store.groups is not None  # read_shd_file always sets them
+    return store.groups
 
 
 def _text(name: object) -> str:

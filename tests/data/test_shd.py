@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from ss_lightning.data import shd as shd_module
-from ss_lightning.data.shd import SHDData, held_out_speakers
+from ss_lightning.data.shd import SHDData, held_out_speakers, left_out_speakers
 from ss_lightning.errors import DataError, UsageError
 
 KEYS = ("one", "two", "three")
@@ -97,6 +97,53 @@ def test_validation_holds_out_speakers(shd, tmp_path, asked, held_out):
         assert splits.val is None
         assert module.val_dataloader() == []
     assert len(splits.test) == 6
+
+
+def contents(dataset):
+    """Of each sample its label and its spikes on the grid, in an order of its own."""
+    (batch, labels) = dataset.__getitems__(range(len(dataset)))
+    spikes = batch.to_dense().numpy().astype(np.uint8)
+    return sorted((int(label), spikes[:, index].tobytes()) for index, label in enumerate(labels))
+
+
+@pytest.mark.parametrize(
+    ("left_out", "val", "expected_val"),
+    [([7], [], []), ([7], None, [6]), ([1, 7], [5], [5]), ([3, 5, 6, 7], [], []), ([6, 3], [7], [7])],
+)
+def test_speakers_of_both_files_can_be_left_out(shd, tmp_path, left_out, val, expected_val):
+    root = shd.write_pair(tmp_path, (1, 3, 5, 6))  # and speaker 7 in the test file
+    module = data(root, test_speakers=left_out, val_speakers=val)
+    assert module.speakers() == [1, 3, 5, 6, 7]
+    splits = module.splits
+    parts = {"train": splits.train, "val": splits.val, "test": splits.test}
+    found = {name: set(part.store.groups[part.samples]) if part else set() for name, part in parts.items()}
+    rest = {1, 3, 5, 6, 7} - set(left_out) - set(expected_val)
+    assert found == {"train": rest, "val": set(expected_val), "test": set(left_out)}
+    assert sum(len(part) for part in parts.values() if part) == 12 + 6
+    # The samples are those of the files, and none is lost or moved: compared with what the files hold without pooling.
+    apart = data(root, val_speakers=[]).splits
+    whole = contents(module.dataset(apart.train)) + contents(module.dataset(apart.test))
+    here = [sample for part in parts.values() if part for sample in contents(module.dataset(part))]
+    assert sorted(here) == sorted(whole)
+    assert contents(module.dataset(splits.test)) != contents(module.dataset(splits.train))
+
+
+@pytest.mark.parametrize(
+    ("asked", "words"),
+    [
+        ([9, 3], r"test_speakers is \[9, 3\]; expected some of the speakers of both files, \[1, 3, 5\]"),
+        ([], r"test_speakers is \[\]; .* null for the official test file"),
+        ([1, 3, 5], r"leaving out all of \[1, 3, 5\] leaves no speaker to train on"),
+    ],
+)
+def test_speakers_that_cannot_be_left_out(asked, words):
+    with pytest.raises(UsageError, match=words):
+        left_out_speakers(np.asarray([5, 1, 3, 3]), asked)
+
+
+def test_a_speaker_cannot_be_left_out_and_validate(shd, tmp_path):
+    with pytest.raises(UsageError, match=r"\[7\] not among the training speakers; expected some of \[1, 3, 5, 6\]"):
+        _ = data(shd.write_pair(tmp_path, (1, 3, 5, 6)), test_speakers=[7], val_speakers=[7]).splits
 
 
 def test_classes_come_from_both_files_and_the_keys(shd, recordings, tmp_path):
