@@ -1,6 +1,7 @@
 """Pure maths on time-major tensors ``[T, B, N]``: each fast function stands beside its readable reference."""
 
 from ss_lightning.functional.bounds import clamp_inward
+from ss_lightning.functional.delays import delayed_events, delayed_linear, delayed_linear_reference
 from ss_lightning.functional.first_spike import (
     ESTIMATORS,
     first_spike,
@@ -16,6 +17,9 @@ from ss_lightning.functional.synapse import event_linear, event_linear_reference
 __all__ = [
     "ESTIMATORS",
     "clamp_inward",
+    "delayed_events",
+    "delayed_linear",
+    "delayed_linear_reference",
     "event_linear",
     "event_linear_reference",
     "first_spike",
