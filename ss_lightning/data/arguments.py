@@ -39,6 +39,18 @@ def positive_number(name: str, value: float) -> float:
     return float(value)
 
 
+def number(name: str, value: float, most: float = math.inf) -> float:
+    """``value`` if it is a finite number from 0 to ``most``.
+
+    Raises:
+        UsageError: It is not.
+    """
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= most or value == math.inf:
+        expected = "0 or more" if most == math.inf else f"from 0 to {most:g}"
+        raise UsageError(f"{name} is {value!r}; expected a number, {expected}.")
+    return float(value)
+
+
 def fraction(name: str, value: float) -> float:
     """``value`` if it is a number in [0, 1).
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import lightning
 import numpy as np
@@ -13,7 +14,8 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch.utils.data import DataLoader, DistributedSampler, Sampler
 
 from ss_lightning.data.arguments import one_of, positive_number, whole_number
-from ss_lightning.data.events import EventDataset, EventStore, identity
+from ss_lightning.data.augment import EventAugmentation, EventAugmenter
+from ss_lightning.data.events import Augmenter, EventDataset, EventStore, identity
 from ss_lightning.errors import UsageError
 
 _WARN_SHARE_AFTER = 0.01
@@ -29,6 +31,11 @@ class Subset:
     def __len__(self) -> int:
         """Number of samples."""
         return len(self.store) if self.samples is None else len(self.samples)
+
+    @property
+    def indices(self) -> np.ndarray:
+        """The samples, int64 ``[S']``, also where they are all."""
+        return np.arange(len(self.store)) if self.samples is None else self.samples
 
 
 @dataclass(frozen=True)
@@ -47,7 +54,14 @@ class EventDataModule(lightning.LightningDataModule):
     or one of the properties that depend on the data runs the one preparation step, which is safe to run in
     several processes at once. A batch is a pair ``(input, labels)``: an
     :class:`~ss_lightning.events.EventBatch` or a uint8 tensor ``[T, B, N]``, and int64 ``[B]``.
+
+    Attributes:
+        augment: How the training samples are changed at random; a subclass that offers it sets it.
+        unit_bin: How many neighbouring units of the data are merged into one input; likewise.
     """
+
+    augment: Any = None
+    unit_bin: int = 1
 
     def __init__(
         self,
@@ -115,12 +129,13 @@ class EventDataModule(lightning.LightningDataModule):
     @property
     def input_shape(self) -> tuple[int, ...]:
         """Shape of one step of input, such as ``(700,)`` or ``(1, 28, 28)``; its product is ``N``."""
-        return self.splits.train.store.input_shape
+        store = self.splits.train.store
+        return store.input_shape if self.unit_bin == 1 else (-(-store.num_units // self.unit_bin),)
 
     @property
     def num_inputs(self) -> int:
         """Number of input units ``N``."""
-        return self.splits.train.store.num_units
+        return math.prod(self.input_shape)
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -131,7 +146,8 @@ class EventDataModule(lightning.LightningDataModule):
         """Batches of the training samples in an order that changes every epoch; the last may be smaller.
 
         The order follows from the seed that was set (``seed_everything``) and the number of the epoch alone, so a
-        training that is resumed meets the samples in the same order. Several devices share the order of one.
+        training that is resumed meets the samples in the same order, changed by ``augment`` in the same way. Several
+        devices share the order of one.
         """
         dataset = self.dataset(self.splits.train)
         if self._order_seed is None:
@@ -169,7 +185,7 @@ class EventDataModule(lightning.LightningDataModule):
         return self._loader(self.dataset(self._test_split()))
 
     def dataset(self, subset: Subset) -> EventDataset:
-        """``subset`` on this module's grid."""
+        """``subset`` on this module's grid; samples that are asked for with a key are changed by ``augment``."""
         return EventDataset(
             subset.store,
             subset.samples,
@@ -177,7 +193,14 @@ class EventDataModule(lightning.LightningDataModule):
             step_ms=self.step_ms,
             binning=self.binning,
             input=self.input,
+            unit_bin=self.unit_bin,
+            augment=self._augmenter(subset),
         )
+
+    def _augmenter(self, subset: Subset) -> Augmenter | None:
+        if self.augment is None or self.augment == EventAugmentation():
+            return None
+        return EventAugmenter(self.augment, subset.store, subset.indices, step_ms=self.step_ms, unit_bin=self.unit_bin)
 
     def _test_split(self) -> Subset:
         if self.splits.test is None:
@@ -230,6 +253,9 @@ class TrainingSampler(DistributedSampler):
     So ``n`` devices with a batch size ``b`` train on the same batches as one with ``n * b``. Where the samples cannot
     be shared evenly, the last few of the order (fewer than there are processes) are left out of that epoch: none is
     trained on twice, as it would be with Lightning's own sampler, which leaves one of this type alone.
+
+    Where the data set changes samples at random, an index is a pair of a key and a number: what a sample gets follows
+    from the seed, the epoch and its number, in whatever worker process or on whatever device its batch is built.
     """
 
     def __init__(self, dataset: EventDataset, num_replicas: int, rank: int, seed: int) -> None:
@@ -244,12 +270,19 @@ class TrainingSampler(DistributedSampler):
             )
         super().__init__(dataset, num_replicas, rank, shuffle=True, seed=seed, drop_last=True)
         self.size = len(dataset)
+        self.keyed = dataset.augment is not None
 
-    def __iter__(self) -> Iterator[int]:
+    def __iter__(self) -> Iterator[Any]:
         """The indices of this process; the next epoch begins where nobody calls ``set_epoch``."""
-        order = np.random.default_rng([self.seed % 2**64, self.epoch]).permutation(self.size)
+        seed = [self.seed % 2**64, self.epoch]
+        order = np.random.default_rng(seed).permutation(self.size)
+        share = order[: self.total_size][self.rank :: self.num_replicas].tolist()
         self.epoch += 1
-        return iter(order[: self.total_size][self.rank :: self.num_replicas].tolist())
+        if not self.keyed:
+            return iter(share)
+        (word,) = np.random.SeedSequence(seed, spawn_key=(0,)).generate_state(1, np.uint64)
+        key = int(word >> np.uint64(1))  # fits int64
+        return iter([(key, number) for number in share])
 
 
 class EvaluationSampler(DistributedSampler):

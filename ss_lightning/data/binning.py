@@ -1,12 +1,13 @@
-"""Events of a batch sorted into the steps of a fixed time grid: a NumPy reference and a fast numba kernel.
+"""Events of a batch sorted into the steps of a fixed time grid: a NumPy reference and fast numba kernels.
 
 Both functions share one signature. A data set lies in flat arrays, sample ``s`` owning
-``times[offsets[s] : offsets[s + 1]]`` in order of time; the grid starts at 0 and has ``num_steps`` steps of
-``step_length``, given in the unit of ``times``. With ``t`` the time of an event, computed in float64::
+``times[offsets[s] : offsets[s + 1]]``; the grid starts at 0 and has ``num_steps`` steps of ``step_length``, given
+in the unit of ``times``. With ``t`` the time of an event, computed in float64::
 
     step(t) = floor(t / step_length)          events with step(t) >= num_steps are dropped
 
-so an event exactly on a grid line belongs to the step that begins there.
+so an event exactly on a grid line belongs to the step that begins there. Neighbouring units can be merged:
+``unit // unit_bin`` takes the place of ``unit``.
 """
 
 from __future__ import annotations
@@ -31,11 +32,13 @@ def bin_events_reference(
     step_length: float,
     num_units: int,
     binning: Binning = "binary",
+    unit_bin: int = 1,
+    in_order: bool = True,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Bin the events of a batch with plain NumPy.
 
     Args:
-        times: ``[E]``, time of each event of the data set, zero or more, in order of time inside a sample.
+        times: ``[E]``, time of each event of the data set, zero or more.
         units: ``[E]``, integers in ``[0, num_units)``.
         offsets: int64 ``[S + 1]``, where each sample of the data set begins.
         samples: int64 ``[B]``, the samples of the batch.
@@ -44,11 +47,14 @@ def bin_events_reference(
         num_units: ``N``.
         binning: ``"binary"``: a unit counts once per step however often it fired; ``"count"``: every event
             counts.
+        unit_bin: How many neighbouring units are merged into one; the last one may consist of fewer.
+        in_order: The events of each sample are known to lie in order of time, which saves the fast function a
+            pass; this one does not need to know.
 
     Returns:
-        ``units`` int32 ``[E']`` and ``offsets`` int32 ``[B * T + 1]`` of an
+        ``units`` int32 ``[E']``, in ``[0, ceil(num_units / unit_bin))``, and ``offsets`` int32 ``[B * T + 1]`` of an
         :class:`~ss_lightning.events.EventBatch`. The order of units inside one step is not defined: this
-        function gives them in rising order when ``binning`` is ``"binary"``, the fast one in order of time.
+        function gives them in rising order, the fast one as they come.
     """
     begin = offsets[samples]
     counts = offsets[samples + 1] - begin
@@ -58,10 +64,11 @@ def bin_events_reference(
     step = np.floor(times[event].astype(np.float64) / step_length)
     inside = step < num_steps
     row = sample[inside] * num_steps + step[inside].astype(np.int64)
-    unit = units[event][inside].astype(np.int64)
+    unit = units[event][inside].astype(np.int64) // unit_bin
+    key = np.sort(row * num_units + unit)
     if binning == "binary":
-        key = np.sort(row * num_units + unit)  # np.unique gives the same, ten times slower
-        row, unit = np.divmod(key[np.diff(key, prepend=-1) != 0], num_units)
+        key = key[np.diff(key, prepend=-1) != 0]  # np.unique gives the same, ten times slower
+    row, unit = np.divmod(key, num_units)
 
     rows = np.zeros(samples.size * num_steps + 1, np.int32)
     rows[1:] = np.bincount(row, minlength=samples.size * num_steps).cumsum()
@@ -75,17 +82,20 @@ def _bin_events_loop(
     samples: np.ndarray,
     num_steps: int,
     step_length: float,
-    num_units: int,
+    group: np.ndarray,
     binary: bool,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The body of :func:`bin_events` that numba compiles: one pass over the events, no sorting."""
+    """The body of :func:`bin_events` that numba compiles: one pass over events in order of time, no sorting.
+
+    ``group`` int32 ``[N]`` is what each unit becomes.
+    """
     most = 0
     for sample in samples:
         most += offsets[sample + 1] - offsets[sample]
     binned = np.empty(most, np.int32)
     rows = np.zeros(samples.size * num_steps + 1, np.int32)
     # The last row each unit was seen in. Rows only rise, so the stamps never need to be cleared.
-    stamp = np.full(num_units, -1, np.int64)
+    stamp = np.full(group.size, -1, np.int64)
 
     written = 0
     filled = 0  # rows[: filled + 1] are final
@@ -95,7 +105,7 @@ def _bin_events_loop(
             if step >= num_steps:
                 break
             row = b * num_steps + int(step)  # times are not negative, so int() is floor
-            unit = units[event]
+            unit = group[units[event]]
             if binary and stamp[unit] == row:
                 continue
             stamp[unit] = row
@@ -108,21 +118,80 @@ def _bin_events_loop(
     return binned[:written].copy(), rows
 
 
+def _bin_unordered_loop(
+    times: np.ndarray,
+    units: np.ndarray,
+    offsets: np.ndarray,
+    samples: np.ndarray,
+    num_steps: int,
+    step_length: float,
+    group: np.ndarray,
+    binary: bool,
+) -> tuple[np.ndarray, np.ndarray]:
+    """:func:`_bin_events_loop` for events in any order: a counting sort by row, then duplicates are left out."""
+    most = 0
+    for sample in samples:
+        most += offsets[sample + 1] - offsets[sample]
+    rows = np.zeros(samples.size * num_steps + 1, np.int32)
+    row_of = np.empty(most, np.int32)  # -1 behind the end of the grid
+    position = 0
+    for b in range(samples.size):
+        for event in range(offsets[samples[b]], offsets[samples[b] + 1]):
+            step = times[event] / step_length
+            row = -1
+            if step < num_steps:
+                row = b * num_steps + int(step)
+                rows[row + 1] += 1
+            row_of[position] = row
+            position += 1
+    for row in range(rows.size - 1):
+        rows[row + 1] += rows[row]
+
+    binned = np.empty(rows[-1], np.int32)
+    free = rows.copy()  # where the next event of each row goes
+    position = 0
+    for sample in samples:
+        for event in range(offsets[sample], offsets[sample + 1]):
+            row = row_of[position]
+            position += 1
+            if row >= 0:
+                binned[free[row]] = group[units[event]]
+                free[row] += 1
+    if not binary:
+        return binned, rows
+
+    stamp = np.full(group.size, -1, np.int64)
+    written = 0
+    begin = 0
+    for row in range(rows.size - 1):
+        end = rows[row + 1]
+        for event in range(begin, end):
+            unit = binned[event]
+            if stamp[unit] != row:
+                stamp[unit] = row
+                binned[written] = unit
+                written += 1
+        begin = end
+        rows[row + 1] = written
+    return binned[:written].copy(), rows
+
+
 @functools.cache
-def _compiled_loop() -> Callable | None:
+def compiled(loop: Callable) -> Callable | None:
+    """``loop`` compiled by numba, or None, with a warning, where numba cannot be imported."""
     try:
         from numba import njit
     except ImportError as error:
         warnings.warn(
-            f"numba could not be imported ({error}), so events are binned with NumPy, 4 to 25 times slower. "
+            f"numba could not be imported ({error}), so batches are built with NumPy, 4 to 25 times slower. "
             "Install a numba that fits this Python and NumPy: pip install -U numba",
             stacklevel=3,
         )
         return None
     try:
-        return njit(cache=True, nogil=True)(_bin_events_loop)
+        return njit(cache=True, nogil=True)(loop)
     except RuntimeError:  # no writable folder for compiled code: compile in every process instead
-        return njit(nogil=True)(_bin_events_loop)
+        return njit(nogil=True)(loop)
 
 
 def bin_events(
@@ -135,13 +204,15 @@ def bin_events(
     step_length: float,
     num_units: int,
     binning: Binning = "binary",
+    unit_bin: int = 1,
+    in_order: bool = True,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """:func:`bin_events_reference` in one compiled pass, O(events + B * T).
+    """:func:`bin_events_reference` in compiled passes, one if the events are ``in_order``, O(events + B * T).
 
     Without numba it warns once and takes the reference. Arguments and results are those of
-    :func:`bin_events_reference`, except that the units of one step come in order of time.
+    :func:`bin_events_reference`, except that the units of one step come in the order of the events.
     """
-    loop = _compiled_loop()
+    loop = compiled(_bin_events_loop if in_order else _bin_unordered_loop)
     if loop is None:
         return bin_events_reference(
             times,
@@ -152,8 +223,10 @@ def bin_events(
             step_length=step_length,
             num_units=num_units,
             binning=binning,
+            unit_bin=unit_bin,
         )
-    return loop(times, units, offsets, samples, num_steps, float(step_length), num_units, binning == "binary")
+    group = (np.arange(num_units) // unit_bin).astype(np.int32)
+    return loop(times, units, offsets, samples, num_steps, float(step_length), group, binning == "binary")
 
 
 def dense_spikes(

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from ss_lightning.data.arguments import fraction, whole_number
+from ss_lightning.data.augment import UNCHANGED, EventAugmentation, checked_augmentation
 from ss_lightning.data.base import EventDataModule, Splits, Subset, split_off
 from ss_lightning.data.events import EventStore, TimeUnit, with_common_classes
 from ss_lightning.errors import DataError, UsageError
@@ -31,6 +32,7 @@ class EventData(EventDataModule):
         val: EventStore | None = None,
         val_fraction: float = 0.1,
         seed: int = 0,
+        augment: EventAugmentation = UNCHANGED,
         **kwargs: Any,
     ) -> None:
         """Take stores that are ready.
@@ -41,6 +43,7 @@ class EventData(EventDataModule):
             val: Validation data; if not given, ``val_fraction`` of the training samples are held out.
             val_fraction: Share of the training samples to hold out; 0 for no validation set.
             seed: Seed of the choice of validation samples.
+            augment: How the training samples are changed at random.
             kwargs: The arguments of EventDataModule: num_steps, step_ms, batch_size, binning, input,
                 num_workers, pin_memory.
 
@@ -55,6 +58,7 @@ class EventData(EventDataModule):
                         f"{name} has {size}={getattr(store, size)} but train has {getattr(train, size)}; "
                         "expected the same."
                     )
+        self.augment = checked_augmentation(augment, EventAugmentation, train.input_shape)
         self.train, self.test, self.val = train, test, val
         self.val_fraction = fraction("val_fraction", val_fraction)
         self.seed = whole_number("seed", seed, least=0)

@@ -7,7 +7,7 @@ import os
 import shutil
 import tempfile
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -29,6 +29,9 @@ _ARRAYS = ("times", "units", "offsets", "labels", "groups")
 TimeUnit = Literal["s", "ms", "us"]
 StoredTimeUnit = Literal["ms", "us", "step"]
 InputKind = Literal["events", "dense"]
+# Gets the number of each sample of a batch and its key, int64 ``[B]`` each; returns times ``[E]`` in no order, units
+# ``[E]`` and offsets ``[B + 1]`` of changed samples.
+Augmenter = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray, np.ndarray]]
 
 
 @dataclass(frozen=True)
@@ -475,6 +478,8 @@ class EventDataset(Dataset):
         step_ms: float,
         binning: Binning = "binary",
         input: InputKind = "events",
+        unit_bin: int = 1,
+        augment: Augmenter | None = None,
     ) -> None:
         """Choose samples and a grid.
 
@@ -486,6 +491,8 @@ class EventDataset(Dataset):
             binning: ``"binary"``: a unit counts once per step; ``"count"``: every event counts.
             input: ``"events"`` for an :class:`~ss_lightning.events.EventBatch`, ``"dense"`` for a time-major
                 uint8 tensor ``[T, B, N]``.
+            unit_bin: How many neighbouring units are merged into one; ``N`` follows, rounded up.
+            augment: What changes samples that are asked for together with a key; none does if not given.
         """
         self.store = store
         self.samples = np.arange(len(store)) if samples is None else np.asarray(samples, np.int64)
@@ -493,6 +500,13 @@ class EventDataset(Dataset):
         self.step_ms = step_ms
         self.binning: Binning = binning
         self.input: InputKind = input
+        self.unit_bin = unit_bin
+        self.augment = augment
+
+    @property
+    def num_units(self) -> int:
+        """Number of input units ``N``."""
+        return -(-self.store.num_units // self.unit_bin)
 
     def __len__(self) -> int:
         """Number of samples."""
@@ -502,8 +516,14 @@ class EventDataset(Dataset):
         """A batch of the one sample ``index``."""
         return self.__getitems__([index])
 
-    def __getitems__(self, indices: Sequence[int]) -> tuple[EventBatch | Tensor, Tensor]:
+    def __getitems__(
+        self, indices: Sequence[int] | Sequence[tuple[int, int]] | np.ndarray
+    ) -> tuple[EventBatch | Tensor, Tensor]:
         """The batch of these samples.
+
+        Args:
+            indices: Numbers of samples; or pairs of a key and a number, for samples changed at random: as ``augment``
+                changes them, which follows from the pair alone.
 
         Returns:
             The input (an EventBatch, or uint8 ``[T, B, N]``) and the labels, int64 ``[B]``.
@@ -512,22 +532,33 @@ class EventDataset(Dataset):
             UsageError: Dense counts do not fit uint8.
         """
         store = self.store
-        chosen = self.samples[np.asarray(indices, np.int64)]
-        units, offsets = bin_events(
-            store.times,
-            store.units,
-            store.offsets,
-            chosen,
-            num_steps=self.num_steps,
-            step_length=store.step_length(self.step_ms),
-            num_units=store.num_units,
-            binning=self.binning,
-        )
+        numbers = np.asarray(indices, np.int64)
+        keys, numbers = numbers.T if numbers.ndim == 2 else (None, numbers)
+        chosen = self.samples[numbers]
         labels = torch.from_numpy(store.labels[chosen])
+        grid: dict[str, Any] = {
+            "num_steps": self.num_steps,
+            "step_length": store.step_length(self.step_ms),
+            "binning": self.binning,
+        }
+        if keys is None or self.augment is None:
+            units, offsets = bin_events(
+                store.times,
+                store.units,
+                store.offsets,
+                chosen,
+                num_units=store.num_units,
+                unit_bin=self.unit_bin,
+                **grid,
+            )
+        else:
+            changed = self.augment(numbers, keys)
+            every = np.arange(len(numbers))
+            units, offsets = bin_events(*changed, every, num_units=self.num_units, in_order=False, **grid)
         if self.input == "events":
-            events = EventBatch(torch.from_numpy(units), torch.from_numpy(offsets), self.num_steps, store.num_units)
+            events = EventBatch(torch.from_numpy(units), torch.from_numpy(offsets), self.num_steps, self.num_units)
             return events, labels
-        dense = dense_spikes(units, offsets, num_steps=self.num_steps, num_units=store.num_units, binning=self.binning)
+        dense = dense_spikes(units, offsets, num_steps=self.num_steps, num_units=self.num_units, binning=self.binning)
         if self.binning == "count" and dense.sum(dtype=np.int64) != len(units):
             raise UsageError(
                 f"A unit fired more than 255 times in one step of {self.step_ms} ms, which dense input "

@@ -12,9 +12,10 @@ from typing import Any, Literal
 import numpy as np
 
 from ss_lightning.data.arguments import fraction, one_of, whole_number
+from ss_lightning.data.augment import UNCHANGED_IMAGES, ImageAugmentation, ImageAugmenter, checked_augmentation
 from ss_lightning.data.base import EventDataModule, Splits, Subset, split_off
 from ss_lightning.data.cache import cache_folder, download_folder, preparation_lock
-from ss_lightning.data.events import EventStore
+from ss_lightning.data.events import Augmenter, EventStore
 from ss_lightning.errors import DataError
 
 _SIDE = 28
@@ -76,6 +77,7 @@ class LatencyImages(EventDataModule):
         step_ms: float = 1.0,
         val_fraction: float = 0.1,
         background: Literal["last_step", "silent"] = "last_step",
+        augment: ImageAugmentation = UNCHANGED_IMAGES,
         download: bool = True,
         seed: int = 0,
         cache_dir: str | None = None,
@@ -90,6 +92,7 @@ class LatencyImages(EventDataModule):
             val_fraction: Share of the training images to hold out for validation; 0 for none.
             background: "last_step": black pixels fire at step ``T - 1``, as in the paper; "silent": they
                 never fire.
+            augment: How the training images are changed at random.
             download: Get missing files from the network.
             seed: Seed of the choice of validation images.
             cache_dir: Folder for the lock of the download; null for $SS_LIGHTNING_CACHE or the user's cache
@@ -104,6 +107,7 @@ class LatencyImages(EventDataModule):
         self.root = root
         self.val_fraction = fraction("val_fraction", val_fraction)
         self.background = one_of("background", background, ("last_step", "silent"))
+        self.augment = checked_augmentation(augment, ImageAugmentation, (1, _SIDE, _SIDE))
         self.download = download
         self.seed = whole_number("seed", seed, least=0)
         self.cache_dir = cache_dir
@@ -116,6 +120,12 @@ class LatencyImages(EventDataModule):
         train, test = self._store(raw, "train"), self._store(raw, "t10k")
         kept, held_out = split_off(len(train), self.val_fraction, self.seed)
         return Splits(Subset(train, kept), Subset(train, held_out) if len(held_out) else None, Subset(test))
+
+    def _augmenter(self, subset: Subset) -> Augmenter | None:
+        if self.augment == ImageAugmentation():
+            return None
+        silent = self.background == "silent"
+        return ImageAugmenter(self.augment, subset.store, subset.indices, num_steps=self.num_steps, silent=silent)
 
     def _store(self, raw: Path, part: str) -> EventStore:
         images_path, labels_path = raw / f"{part}-images-idx3-ubyte", raw / f"{part}-labels-idx1-ubyte"

@@ -17,6 +17,7 @@ import h5py
 import numpy as np
 
 from ss_lightning.data.arguments import whole_number
+from ss_lightning.data.augment import UNCHANGED, EventAugmentation, checked_augmentation
 from ss_lightning.data.base import EventDataModule, Splits, Subset
 from ss_lightning.data.cache import cache_folder, cached_stores, download_folder, preparation_lock
 from ss_lightning.data.events import EventStore, check_class_count, whole_numbers, with_common_classes
@@ -152,6 +153,8 @@ class SHDData(EventDataModule):
         val_speakers: list[int] | None = None,
         test_speakers: list[int] | None = None,
         num_units: int = 700,
+        unit_bin: int = 1,
+        augment: EventAugmentation = UNCHANGED,
         download: bool = True,
         cache_dir: str | None = None,
         **kwargs: Any,
@@ -166,7 +169,9 @@ class SHDData(EventDataModule):
                 highest ids (rounded up), [] for no validation set.
             test_speakers: Speakers to leave out of the training and to test on: the samples of both files are
                 pooled, and the training speakers are all others. null for the official test file.
-            num_units: Number of input units.
+            num_units: Number of units in the files.
+            unit_bin: How many neighbouring units are merged into one input; the last input may stand for fewer.
+            augment: How the training samples are changed at random; units are those of the files.
             download: Get missing files from the network.
             cache_dir: Folder for prepared data; null for $SS_LIGHTNING_CACHE or the user's cache folder.
             kwargs: The other arguments of EventDataModule: batch_size, binning, input, num_workers,
@@ -180,6 +185,8 @@ class SHDData(EventDataModule):
         self.val_speakers = val_speakers
         self.test_speakers = test_speakers
         self.num_units = whole_number("num_units", num_units)
+        self.unit_bin = whole_number("unit_bin", unit_bin)
+        self.augment = checked_augmentation(augment, EventAugmentation, (self.num_units,))
         self.download = download
         self.cache_dir = cache_dir
 

@@ -10,9 +10,9 @@ from ss_lightning.data import binning
 from ss_lightning.data.binning import bin_events, bin_events_reference
 
 
-def flat(times, units, time_dtype=np.float64):
-    """Lists of samples as read-only flat arrays, sorted by time (as an EventStore holds them)."""
-    orders = [np.argsort(t, kind="stable") for t in times]
+def flat(times, units, time_dtype=np.float64, in_order=True):
+    """Lists of samples as read-only flat arrays, sorted by time (as an EventStore holds them) or left as they are."""
+    orders = [np.argsort(t, kind="stable") if in_order else np.arange(len(t)) for t in times]
     flat_times = np.concatenate([np.asarray(t, time_dtype)[o] for t, o in zip(times, orders, strict=True)])
     flat_units = np.concatenate([np.asarray(u, np.uint16)[o] for u, o in zip(units, orders, strict=True)])
     offsets = np.concatenate([[0], np.cumsum([len(t) for t in times])]).astype(np.int64)
@@ -62,35 +62,52 @@ def batches(draw):
     return times, units, np.asarray(samples), num_steps, step_length, num_units, time_dtype
 
 
+@pytest.mark.parametrize("in_order", [True, False])
 @pytest.mark.parametrize("mode", ["binary", "count"])
-def test_fast_reference_and_histogram_agree(mode):
-    @settings(deadline=None, max_examples=150)
-    @given(batches())
-    def check(batch):
+def test_fast_reference_and_histogram_agree(mode, in_order):
+    @settings(deadline=None, max_examples=100)
+    @given(batches(), st.integers(1, 10))
+    def check(batch, unit_bin):
         times, units, samples, num_steps, step_length, num_units, time_dtype = batch
         expected = histogram(times, units, samples, num_steps, step_length, num_units)
+        expected = np.add.reduceat(expected, np.arange(0, num_units, unit_bin), axis=2)
         if mode == "binary":
             expected = np.minimum(expected, 1)
         for function in (bin_events, bin_events_reference):
             binned, offsets = function(
-                *flat(times, units, time_dtype),
+                *flat(times, units, time_dtype, in_order),
                 samples,
                 num_steps=num_steps,
                 step_length=step_length,
                 num_units=num_units,
                 binning=mode,
+                unit_bin=unit_bin,
+                in_order=in_order,
             )
             assert binned.dtype == offsets.dtype == np.int32
             assert offsets[0] == 0
             assert offsets[-1] == len(binned)
-            found = to_counts(binned, offsets, len(samples), num_steps, num_units)
+            found = to_counts(binned, offsets, len(samples), num_steps, -(-num_units // unit_bin))
             np.testing.assert_array_equal(found, expected, err_msg=function.__name__)
 
     check()
 
 
-def test_the_fast_one_is_compiled():
-    assert hasattr(binning._compiled_loop(), "py_func")
+def test_events_in_no_order_must_be_announced(canonical):
+    """The negative control: the pass that relies on the order gives something else."""
+    arguments = (*flat([[5.0, 0.0, 9.0, 1.0]], [[0, 1, 2, 3]], in_order=False), np.array([0]))
+    grid = {"num_steps": 6, "step_length": 1.0, "num_units": 4}
+    expected = canonical(*bin_events_reference(*arguments, **grid))
+    np.testing.assert_array_equal(canonical(*bin_events(*arguments, **grid, in_order=False)), expected)
+    found, offsets = bin_events(*arguments, **grid)
+    assert (
+        len(found) != expected.shape[1] or (np.diff(offsets) < 0).any() or (canonical(found, offsets) != expected).any()
+    )
+
+
+def test_the_fast_ones_are_compiled():
+    for loop in (binning._bin_events_loop, binning._bin_unordered_loop):
+        assert hasattr(binning.compiled(loop), "py_func")
 
 
 @pytest.mark.parametrize("function", [bin_events, bin_events_reference])
@@ -121,7 +138,7 @@ def test_without_numba_it_warns_once_and_uses_numpy(monkeypatch, recordings, can
     grid = {"num_steps": 25, "step_length": 2.0, "num_units": 7}
     fast = bin_events(*arguments, **grid)
     monkeypatch.setitem(sys.modules, "numba", None)
-    binning._compiled_loop.cache_clear()
+    binning.compiled.cache_clear()
     try:
         with pytest.warns(UserWarning, match="numba could not be imported"):
             slow = bin_events(*arguments, **grid)
@@ -129,5 +146,5 @@ def test_without_numba_it_warns_once_and_uses_numpy(monkeypatch, recordings, can
             warnings.simplefilter("error")
             bin_events(*arguments, **grid)
     finally:
-        binning._compiled_loop.cache_clear()
+        binning.compiled.cache_clear()
     np.testing.assert_array_equal(canonical(*slow), canonical(*fast))

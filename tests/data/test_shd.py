@@ -220,6 +220,25 @@ def test_num_units_widens_the_input(damaged, tmp_path):
     assert data(tmp_path, num_units=701).input_shape == (701,)
 
 
+@pytest.mark.parametrize("input", ["events", "dense"])
+@pytest.mark.parametrize("binning", ["binary", "count"])
+@pytest.mark.parametrize("unit_bin", [5, 99, 700])
+def test_neighbouring_channels_can_be_merged(shd, tmp_path, unit_bin, binning, input):
+    shd.write_pair(tmp_path)
+    options = {"batch_size": 6, "input": input}
+    module = data(tmp_path, unit_bin=unit_bin, binning=binning, **options)
+    begin = np.arange(0, 700, unit_bin)
+    assert (module.input_shape, module.num_inputs) == ((len(begin),), len(begin))
+
+    def dense(of):
+        spikes, _ = next(iter(of.test_dataloader()))
+        return (spikes if input == "dense" else spikes.to_dense()).numpy().astype(int)
+
+    expected = np.add.reduceat(dense(data(tmp_path, binning="count", **options)), begin, axis=2)
+    assert expected.max() > 1 or unit_bin == 5
+    np.testing.assert_array_equal(dense(module), np.minimum(expected, 1) if binning == "binary" else expected)
+
+
 def test_the_files_are_read_once(shd, tmp_path, monkeypatch):
     read, paths = shd_module.read_shd_file, []
 
@@ -305,6 +324,8 @@ def test_the_download_can_be_turned_off(tmp_path):
         data(tmp_path).setup("fit")
 
 
-def test_num_units_is_checked():
+def test_numbers_are_checked():
     with pytest.raises(UsageError, match="num_units is 0"):
         SHDData(num_units=0)
+    with pytest.raises(UsageError, match="unit_bin is 0"):
+        SHDData(unit_bin=0)
