@@ -151,8 +151,8 @@ class RunRecord(_History):
 
     ``summary.json`` in the run folder holds the state of the run (``running``, ``finished``, ``interrupted``,
     ``failed``), the command line, the best epoch (of an evaluation its metrics), the time it took, and facts:
-    parameters, data set, seed, git commit, versions, machine. It is renewed after every epoch, so that a run that was
-    killed says how far it came. All loggers get the same facts beside the flattened config, and for each epoch
+    parameters, data set, seed, git commit, versions, machine, threads. It is renewed after every epoch, so that a run
+    that was killed says how far it came. All loggers get the same facts beside the flattened config, and for each epoch
     ``train/samples_per_second`` (validation not counted) and ``train/peak_memory_mib`` (of the GPU if one is used, else
     of the process).
 
@@ -492,6 +492,7 @@ def facts(trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
         "device": torch.cuda.get_device_name() if pl_module.device.type == "cuda" else pl_module.device.type,
         "devices": trainer.world_size,
         "machine": machine(),
+        "threads": torch.get_num_threads(),
         "versions": {"python": sys.version.split()[0], **{name: _version(name) for name in _VERSIONS_OF}},
     }
 

@@ -628,6 +628,8 @@ def _quiet() -> None:
     # A resumed run keeps its checkpoints in its own folder, and evaluation keeps none.
     warnings.filterwarnings("ignore", message=".*The dirpath has changed from.*")
     warnings.filterwarnings("ignore", message=".*callbacks used to create the checkpoint need to be provided.*")
+    # Data without a validation set.
+    warnings.filterwarnings("ignore", message=".*Total length of `list` across ranks is zero.*")
     # A run folder is new; what other loggers have put there is not deleted.
     warnings.filterwarnings("ignore", message=".*exists and is not empty. Previous log files.*")
     # Lightning 2.6 on torch 2.14 warns about its own code.

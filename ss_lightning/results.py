@@ -115,7 +115,9 @@ def run_results(run: Run, command: str | None = None) -> list[Result]:
         print(f"note  {shown(run.folder)} is left out: {run.state}")
         return []
     facts = run.summary.get("facts", {})
-    machine = facts.get("machine")
+    machine, threads = facts.get("machine"), facts.get("threads")
+    if machine is not None and threads is not None:
+        machine += f", {threads} thread{'s' * (threads != 1)}"
     if machine is not None and facts["device"] != "cpu":
         machine = f"{facts['device']}, {machine}"
     dropped = (*NOT_COMPARED, _SEED) if command is None else (*NOT_COMPARED, _SEED, _LEFT_OUT)

@@ -41,7 +41,10 @@ def make_run(
     summary = {
         "state": "finished", "command": "fit", "seconds": 10.0 + number, "written": f"2026-01-01T00:00:{number:02}",
         "command_line": f"python -m ss_lightning fit --config c.yaml --seed_everything {seed}",
-        "facts": {"parameters": 1234, "device": "cpu", "machine": "A|B, 2 cores", "git_commit": "0123456789-dirty"},
+        "facts": {
+            "parameters": 1234, "device": "cpu", "machine": "A|B, 2 cores", "threads": 1,
+            "git_commit": "0123456789-dirty",
+        },
         **more,
     }  # fmt: skip
     (run / "summary.json").write_text(json.dumps({name: value for name, value in summary.items() if value is not None}))
@@ -89,7 +92,7 @@ class TestRows:
         assert (first["test accuracy, %"], first["worst, %"]) == ("97.00 ± 1.00", "96.00")
         assert (second["test accuracy, %"], second["runs"]) == ("50.00", "seed 0")
         assert (first["hidden spikes"], first["dead"], first["synaptic operations"]) == ("97.0", "25.0%", "10,000")
-        assert (first["parameters"], first["seconds"], first["machine"]) == ("1,234", "11", "A|B, 2 cores")
+        assert (first["parameters"], first["seconds"], first["machine"]) == ("1,234", "11", "A|B, 2 cores, 1 thread")
         assert first["command"] == "`python -m ss_lightning fit --config c.yaml`"
         assert first["commit"] == "0123456-dirty"
         assert f"python -m ss_lightning results {runs[0]}" in Path("RESULTS.md").read_text()
