@@ -35,6 +35,19 @@ def test_raster(units):
     assert right == [[10.0, 2.0], [12.0, 3.0]]
 
 
+def test_panels_keep_the_look_of_a_series():
+    one, two = plots.Points([1, 2], [0.5, float("nan")], [0.1, float("nan")]), plots.Points([1, 3], [4, 5], names="ab")
+    figure = plots.panels({"up": {"left": {"A": one, "B": two}, "right": {"B": two}}}, "x", {1.0: "low", 3.0: "high"})
+    assert is_png(figure)
+    left, right = figure.axes
+    assert (left.get_ylabel(), left.get_title(), right.get_title(), right.get_xlabel()) == ("up", "left", "right", "x")
+    assert [label.get_text() for label in right.get_xticklabels()] == ["low", "high"]
+    colours = [[bar.lines[0].get_color() for bar in axis.containers] for axis in (left, right)]
+    assert colours[0][1] == colours[1][0] != colours[0][0]
+    assert {"A", "B", "a", "b"} <= set(texts(figure).split())
+    assert right.containers[0].lines[0].get_ydata().tolist() == [4, 5]
+
+
 def test_readout_marks_the_true_class_and_a_wrong_prediction():
     membranes = torch.randn(30, 2, 4)
     figure = plots.readout(membranes, [0, 1], [0, 3], [7.0, 29.0], ["a", "b", "c", "d"], step_ms=1.0)
