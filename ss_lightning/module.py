@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ss_lightning.calibration import calibrate, scale_weights
+from ss_lightning.delays import anneal
 from ss_lightning.losses import classification_loss, decision_step, decode, spike_penalty
 from ss_lightning.metrics import EvaluationMetrics, MulticlassAccuracy
 from ss_lightning.networks import MLP, ConvNet, NetworkOutput, Spikes, SpikingNetwork
@@ -80,6 +81,11 @@ class SpikingClassifier(L.LightningModule):
         # Every device has seen another batch; all take what the first one found.
         scale_weights(self.network, [1 / factor for factor in factors])
         scale_weights(self.network, self.trainer.strategy.broadcast(factors))
+
+    def on_train_epoch_start(self) -> None:
+        """Narrow the bumps of learned delays, so that they are single steps for the last quarter of the training."""
+        epochs = self.trainer.max_epochs or 0
+        anneal(self.network, self.current_epoch / (0.75 * epochs) if epochs > 0 else 1.0)
 
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
         """Loss of one batch."""

@@ -15,8 +15,10 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 from torch.nn.utils.parametrize import is_parametrized, register_parametrization
 
+from ss_lightning.delays import DelayedLinear
 from ss_lightning.events import EventBatch
 from ss_lightning.functional.backends import BACKENDS
+from ss_lightning.functional.delay_line import delay_line, delay_line_reference
 from ss_lightning.functional.first_spike import first_spike_time
 from ss_lightning.functional.network import ReadoutLayer, SpikingLayer, event_network
 from ss_lightning.functional.onset import raised_threshold, threshold_current
@@ -331,6 +333,13 @@ class MLP(SpikingNetwork):
         bias: give every layer a bias, zero at the start.
         input_gain: the weights of the first layer start within ``input_gain / sqrt(fan_in)``, all others within
             ``1 / sqrt(fan_in)``.
+        delay_line_ms: the input reaches the first layer once for each of these fixed delays, rounded to whole steps,
+            with weights of its own each time, see :func:`ss_lightning.functional.delay_line.delay_line`.
+        max_delay_ms: spikes reach every hidden layer after delays that are learned, up to this one; 0 for none. See
+            :class:`ss_lightning.delays.DelayedLinear`.
+        delay_per_synapse: a delay for every synapse instead of one for every unit that spikes.
+        delay_width_ms: half-width over which a delayed spike is spread when training begins; None for half of
+            ``max_delay_ms``. The classifier narrows it to one step.
         backend: how single-spike networks run on events: ``numba`` (CPU), ``triton`` (CUDA), ``torch`` (anywhere), or
             ``auto``, the fastest of them that can do the job. All give the same spikes and gradients.
     """
@@ -342,6 +351,10 @@ class MLP(SpikingNetwork):
         skip: bool = False,
         bias: bool = True,
         input_gain: float = 1.0,
+        delay_line_ms: Sequence[float] = (0.0,),
+        max_delay_ms: float = 0.0,
+        delay_per_synapse: bool = False,
+        delay_width_ms: float | None = None,
         backend: Literal["auto", "torch", "numba", "triton"] = "auto",
         **common: Any,
     ) -> None:
@@ -350,22 +363,50 @@ class MLP(SpikingNetwork):
             raise ValueError(f"unknown backend {backend!r}; choose {', '.join(BACKENDS)}")
         if not hidden or any(size < 1 for size in hidden):
             raise ValueError(f"hidden must list at least one layer of at least one neuron, got {hidden}")
+        if not max_delay_ms >= 0:
+            raise ValueError(f"max_delay_ms must be zero or more, got {max_delay_ms}")
+        if not delay_line_ms or any(not 0 <= delay < math.inf for delay in delay_line_ms):
+            raise ValueError(f"delay_line_ms must list delays of zero or more milliseconds, got {list(delay_line_ms)}")
         self.skip = skip
+        self.delay_line_ms = tuple(delay_line_ms)
+        self.delay_line = [round(delay / self.step_ms) for delay in delay_line_ms]
+        self.max_delay_ms = max_delay_ms
+        self.delay_per_synapse = delay_per_synapse
+        self.delay_width_ms = delay_width_ms
         self.backend = backend
         before = [list(hidden[:depth]) if skip else [hidden[depth - 1]] for depth in range(1, len(hidden) + 1)]
-        fan_in = [self.num_inputs, *map(sum, before)]
+        fan_in = [len(delay_line_ms) * self.num_inputs, *map(sum, before)]
         self.synapses = nn.ModuleList(
-            nn.Linear(a, b, bias=bias) for a, b in zip(fan_in, [*hidden, self.num_classes], strict=True)
+            nn.Linear(a, b, bias=bias) if depth == len(hidden) or not max_delay_ms else self._delayed(a, b, bias)
+            for depth, (a, b) in enumerate(zip(fan_in, [*hidden, self.num_classes], strict=True))
         )
         self.neurons = nn.ModuleList(self._hidden((size,)) for size in hidden)
         self.readout = self._readout()
         for depth, layer in enumerate(self.synapses):
             self._start(layer, input_gain if depth == 0 else 1.0)
 
+    def _delayed(self, fan_in: int, size: int, bias: bool) -> DelayedLinear:
+        return DelayedLinear(
+            fan_in,
+            size,
+            max_delay_ms=self.max_delay_ms,
+            step_ms=self.step_ms,
+            per_synapse=self.delay_per_synapse,
+            bias=bias,
+            start_width_ms=self.delay_width_ms,
+        )
+
     def forward(self, spikes: Spikes) -> NetworkOutput:
         """See :meth:`SpikingNetwork.forward`."""
         self._check_input(spikes)
-        if isinstance(spikes, EventBatch) and self.neuron == "single" and self.decoder != "first_spike":
+        if self.delay_line != [0]:
+            if isinstance(spikes, EventBatch):
+                spikes = delay_line(spikes, self.delay_line)
+            else:
+                spikes = delay_line_reference(spikes.flatten(2), self.delay_line)
+        # Delays of input units are other events; those behind hidden neurons are not known to the kernels.
+        fusible = not self.max_delay_ms or (len(self.neurons) == 1 and not self.delay_per_synapse)
+        if isinstance(spikes, EventBatch) and fusible and self.neuron == "single" and self.decoder != "first_spike":
             return self._fused(spikes)
         return self._layer_by_layer(spikes)
 
@@ -376,7 +417,9 @@ class MLP(SpikingNetwork):
         num_steps, batch_size, _ = events.shape
         layers = []
         for depth, (synapse, neuron) in enumerate(zip(hidden, neurons, strict=True)):
-            weight = synapse.weight
+            weight: Tensor = synapse.weight
+            if isinstance(synapse, DelayedLinear):
+                events, weight = synapse.late_events(events)
             bias: Tensor | None = synapse.bias
             onset = self._onset_current(depth, neuron, num_steps)
             if onset is not None:
@@ -398,8 +441,10 @@ class MLP(SpikingNetwork):
 
     def _layer_by_layer(self, spikes: Spikes) -> NetworkOutput:
         first, *later = self._linear
-        if isinstance(spikes, EventBatch):
+        if isinstance(spikes, EventBatch) and not isinstance(first, DelayedLinear):
             current = event_linear(spikes, first.weight, first.bias)
+        elif isinstance(spikes, EventBatch):
+            current = first(spikes)
         else:
             current = first(spikes.flatten(2).to(first.weight.dtype))
         layers: list[Tensor] = []
@@ -419,12 +464,13 @@ class MLP(SpikingNetwork):
         return list(self.synapses[:-1])
 
     @property
-    def _linear(self) -> list[nn.Linear]:
-        return cast(list[nn.Linear], list(self.synapses))
+    def _linear(self) -> list[nn.Linear | DelayedLinear]:
+        return cast(list[nn.Linear | DelayedLinear], list(self.synapses))
 
     def fan_out(self) -> list[Tensor]:
         """See :meth:`SpikingNetwork.fan_out`."""
-        counts = [_synapses_per_input(layer) for layer in self._linear]
+        first, *others = [_synapses_per_input(layer) for layer in self._linear]
+        counts = [first.view(len(self.delay_line), -1).sum(0), *others]
         if not self.skip:
             return counts
         sizes = self.layer_sizes
@@ -547,7 +593,7 @@ class ConvNet(SpikingNetwork):
         return F.pad(count, (0, shape[2] - count.shape[2], 0, shape[1] - count.shape[1]))
 
 
-def _synapses_per_input(layer: nn.Linear) -> Tensor:
+def _synapses_per_input(layer: nn.Linear | DelayedLinear) -> Tensor:
     """How many outputs each input reaches through a non-zero weight, ``[N_in]``."""
     return torch.count_nonzero(layer.weight, dim=0)
 

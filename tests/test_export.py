@@ -324,6 +324,12 @@ def test_weights_and_decays_are_written_as_they_act(tmp_path):
     torch.testing.assert_close(program(spikes), net(spikes).readout)
 
 
+@pytest.mark.parametrize("delays", [{"max_delay_ms": 5.0}, {"delay_line_ms": [0.0, 3.0]}])
+def test_delays_have_no_place_in_nir(tmp_path, delays):
+    with pytest.raises(UsageError, match=r"its delays .* have no place in NIR"):
+        to_nir(mlp(**delays), tmp_path / "net.nir")
+
+
 def test_onsets_have_no_place_in_nir(tmp_path):
     with pytest.raises(UsageError, match=r"parameters that NIR has no place for, onsets\.0"):
         to_nir(mlp(onset_ms=10.0), tmp_path / "net.nir")

@@ -100,7 +100,8 @@ def test_ends_of_the_time_constant():
 
 BLOCKS = {
     "tau_hidden_ms": [3.0, 30.0], "log_tau": True, "weight_norm": True, "dropout": 0.3, "onset_ms": 15.0,
-    "onset_width_ms": 10.0, "learn_threshold": True, "decoder": "softmax", "estimator": "survival",
+    "delay_line_ms": [0.0, 4.0], "onset_width_ms": 10.0, "learn_threshold": True, "decoder": "softmax",
+    "estimator": "survival",
 }  # fmt: skip
 
 
@@ -143,7 +144,8 @@ class TestBlocks:
         assert all(layer.spike_count.max() <= 1 for layer in out.activity)
 
     def test_no_neuron_of_a_convolution_fires_twice(self):
-        net = ConvNet(input_shape=(1, 12, 12), num_classes=3, step_ms=1, channels=[4], hidden=[6], pool="avg", **BLOCKS)
+        blocks = {name: value for name, value in BLOCKS.items() if name != "delay_line_ms"}
+        net = ConvNet(input_shape=(1, 12, 12), num_classes=3, step_ms=1, channels=[4], hidden=[6], pool="avg", **blocks)
         out = net(dense_input(10, 3, 144))
         assert out.activity[0].spike_count.max() == 1
         assert all(layer.spike_count.max() <= 1 for layer in out.activity)
@@ -195,6 +197,37 @@ class TestBlocks:
         assert abs(share - 0.75) < 0.01
         torch.testing.assert_close(trained.readout.mean(1), tested.readout.mean(1), rtol=0.05, atol=0.02)
 
+    @pytest.mark.parametrize("per_synapse", [False, True])
+    @pytest.mark.parametrize("hidden", [[9], [9, 8]])
+    @pytest.mark.parametrize("training", [False, True])
+    def test_delayed_events_and_dense_input_agree(self, per_synapse, hidden, training):
+        options = {"max_delay_ms": 6.0, "delay_per_synapse": per_synapse, "input_gain": 6.0, "estimator": "survival"}
+        net = MLP(**COMMON, hidden=hidden, **options).double().train(training)
+        spikes = dense_input()
+        results = []
+        for batch in (spikes.double(), EventBatch.from_dense(spikes)):
+            out = net(batch)
+            grads = torch.autograd.grad(out.readout.square().sum(), list(net.parameters()), allow_unused=True)
+            results.append((out, grads))
+        (dense, dense_grads), (sparse, sparse_grads) = results
+        assert dense.activity[0].spike_count.max() == 1
+        torch.testing.assert_close(dense.readout, sparse.readout)
+        for (name, _), a, b in zip(net.named_parameters(), dense_grads, sparse_grads, strict=True):
+            assert (a is not None) == (training or "delay" not in name), name
+            if a is not None:
+                torch.testing.assert_close(a, b)
+
+    def test_a_delay_moves_spikes_as_late_input_does(self):
+        net = MLP(**COMMON, hidden=[9], input_gain=6.0, max_delay_ms=4.0).eval()
+        with torch.no_grad():
+            net.synapses[0].delay.fill_(0.75)  # three steps
+        spikes = dense_input()
+        late = torch.cat([torch.zeros(3, *spikes.shape[1:]), spikes[:-3]])
+        delayed = net(EventBatch.from_dense(spikes)).readout
+        with torch.no_grad():
+            net.synapses[0].delay.zero_()
+        torch.testing.assert_close(net(EventBatch.from_dense(late)).readout, delayed)
+
     def test_copies_and_files_keep_everything(self):
         net = MLP(**COMMON, hidden=[9, 8], input_gain=6, **BLOCKS)
         spikes = EventBatch.from_dense(dense_input())
@@ -227,6 +260,8 @@ def test_initialisation():
         ({"num_classes": 0}, "at least one class"),
         ({"tau_hidden_ms": [10, 5]}, r"must be \[low, high\]"),
         ({"dropout": 1.0}, r"dropout must lie in \[0, 1\), got 1.0"),
+        ({"delay_line_ms": []}, "delay_line_ms must list"),
+        ({"max_delay_ms": -1.0}, "max_delay_ms must be zero or more"),
         ({"onset_ms": -1.0}, "onset_ms must be zero or more"),
     ],
 )
@@ -243,6 +278,12 @@ def test_input_of_another_width_is_refused(spikes):
 
 class TestSynapticOperations:
     """The fan-out against a count made with the weights themselves."""
+
+    def test_delay_line_counts_every_wire(self):
+        net = MLP(**COMMON, hidden=[4], delay_line_ms=[0.0, 2.0, 5.0])
+        with torch.no_grad():
+            net.synapses[0].weight[1, 7 + 2] = 0
+        assert net.fan_out()[0].tolist() == [12, 12, 11, 12, 12, 12, 12]
 
     def test_mlp_with_skips(self):
         net = MLP(**COMMON, hidden=[4, 5, 6], skip=True)

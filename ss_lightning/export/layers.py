@@ -95,10 +95,16 @@ def describe(
     if sample_shape is not None:
         raise UsageError(f"sample_shape is for nn.Sequential only: {type(network).__name__} knows its input")
     if type(network) is MLP:
+        if network.max_delay_ms or any(network.delay_line):
+            raise UsageError("cannot write the network: its delays (max_delay_ms, delay_line_ms) have no place in NIR")
         about["arguments"] = _common_arguments(network) | {
             "hidden": network.layer_sizes,
             "skip": network.skip,
             "bias": network.synapses[0].bias is not None,
+            "delay_line_ms": list(network.delay_line_ms),
+            "max_delay_ms": network.max_delay_ms,
+            "delay_per_synapse": network.delay_per_synapse,
+            "delay_width_ms": network.delay_width_ms,
             "backend": network.backend,
         }
         return list(_mlp_layers(network)), (network.num_inputs,), about
