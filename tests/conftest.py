@@ -1,12 +1,15 @@
 """Small files in the true formats, and a cache that ends with the test."""
 
 import gzip
+import hashlib
+import pickle
 import struct
 from types import SimpleNamespace
 
 import h5py
 import numpy as np
 import pytest
+import torchvision.datasets
 
 
 @pytest.fixture(autouse=True)
@@ -81,7 +84,13 @@ def shd(recordings):
         write(root / "SHD" / "shd_test.h5", *test, speakers=[7] * 6)
         return root
 
-    return SimpleNamespace(write=write, write_pair=write_pair)
+    def write_ssc(root, without=()):
+        for seed, (part, size) in enumerate({"train": 12, "valid": 4, "test": 6}.items()):
+            content = recordings(size, num_units=700, dtype=np.float16, seed=seed)
+            write(root / "SSC" / f"ssc_{part}.h5", *content, speakers=np.arange(size), without=without)
+        return root
+
+    return SimpleNamespace(write=write, write_pair=write_pair, write_ssc=write_ssc)
 
 
 @pytest.fixture
@@ -106,3 +115,54 @@ def idx():
         return root
 
     return SimpleNamespace(write=write, write_all=write_all)
+
+
+@pytest.fixture
+def nmnist():
+    """Writers of N-MNIST's recordings."""
+
+    def write(path, times, x, y, polarity):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        times, x, y, polarity = (np.asarray(values, np.uint64) for values in (times, x, y, polarity))
+        words = x << np.uint64(32) | y << np.uint64(24) | polarity << np.uint64(23) | times
+        path.write_bytes(b"".join(int(word).to_bytes(5, "big") for word in words))
+        return path
+
+    def write_all(root, train=2, test=1):
+        rng = np.random.default_rng(0)
+        for part, number in (("Train", train), ("Test", test)):
+            for digit in range(10):
+                for n in range(1, number + 1):
+                    times = np.sort(rng.integers(0, 300_000, 30))
+                    place = rng.integers(0, 34, (2, 30))
+                    path = root / "NMNIST" / part / str(digit) / f"{n:05}.bin"
+                    write(path, times, *place, rng.integers(0, 2, 30))
+        return root
+
+    return SimpleNamespace(write=write, write_all=write_all)
+
+
+@pytest.fixture
+def cifar10(monkeypatch):
+    """A writer of CIFAR-10's files, whose checksums then count as the official ones."""
+
+    def dump(path, content):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(pickle.dumps(content))
+        return [path.name, hashlib.md5(path.read_bytes()).hexdigest()]
+
+    def write_all(root, size=10):
+        rng = np.random.default_rng(0)
+        folder, sums, images = root / "cifar-10-batches-py", [], {}
+        for name in (*(f"data_batch_{n}" for n in range(1, 6)), "test_batch"):
+            pixels, labels = rng.integers(0, 256, (size, 3, 32, 32)).astype(np.uint8), rng.permutation(size) % 10
+            sums.append(dump(folder / name, {"data": pixels.reshape(size, -1), "labels": labels.tolist()}))
+            images[name] = pixels, labels.tolist()
+        name, checksum = dump(folder / "batches.meta", {"label_names": [str(n) for n in range(10)]})
+        monkeypatch.setattr(torchvision.datasets.CIFAR10, "train_list", sums[:5])
+        monkeypatch.setattr(torchvision.datasets.CIFAR10, "test_list", sums[5:])
+        meta = {"filename": name, "key": "label_names", "md5": checksum}
+        monkeypatch.setattr(torchvision.datasets.CIFAR10, "meta", meta)
+        return images
+
+    return SimpleNamespace(write_all=write_all)

@@ -23,12 +23,15 @@ README = (ROOT / "README.md").read_text()
 
 
 @pytest.fixture
-def small_data(tmp_path, monkeypatch, shd, idx):
+def small_data(tmp_path, monkeypatch, shd, idx, nmnist, cifar10):
     """A folder ``data`` with small files in every format, as the configs expect below where they are run."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("SS_LIGHTNING_RUN", raising=False)
     (tmp_path / "configs").symlink_to(ROOT / "configs")
     shd.write_pair(tmp_path / "data")
+    shd.write_ssc(tmp_path / "data")
+    nmnist.write_all(tmp_path / "data")
+    cifar10.write_all(tmp_path / "data")
     for name in ("MNIST", "FashionMNIST"):
         idx.write_all(tmp_path / "data", name)
     return tmp_path

@@ -3,13 +3,16 @@
 from ss_lightning.data.augment import EventAugmentation, ImageAugmentation
 from ss_lightning.data.base import EventDataModule, Splits, Subset
 from ss_lightning.data.binning import bin_events, bin_events_reference
+from ss_lightning.data.cifar10 import CIFAR10Data
 from ss_lightning.data.custom import EventData
 from ss_lightning.data.events import EventDataset, EventStore, identity
 from ss_lightning.data.images import FashionMNISTData, MNISTData
-from ss_lightning.data.shd import SHDData
+from ss_lightning.data.nmnist import NMNISTData
+from ss_lightning.data.shd import SHDData, SSCData
 from ss_lightning.data.yinyang import YinYangData
 
 __all__ = [
+    "CIFAR10Data",
     "EventAugmentation",
     "EventData",
     "EventDataModule",
@@ -18,7 +21,9 @@ __all__ = [
     "FashionMNISTData",
     "ImageAugmentation",
     "MNISTData",
+    "NMNISTData",
     "SHDData",
+    "SSCData",
     "Splits",
     "Subset",
     "YinYangData",

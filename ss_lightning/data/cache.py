@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -72,21 +72,22 @@ def download_folder(target: Path) -> Iterator[Path]:
 def cached_stores(
     folder: Path,
     sources: Mapping[str, Path],
-    build: Callable[[Path], EventStore],
+    build: Callable[[Path], Iterable[EventStore]],
     *,
     writable: bool,
     settings: tuple = (),
 ) -> dict[str, EventStore]:
     """Load the stores made from files out of the cache, or build and keep them.
 
-    An entry belongs to one resolved path, size, times of change, format version and ``settings``: anything
-    else, and any entry that is incomplete or damaged, is built again. Call it under :func:`preparation_lock`.
+    An entry belongs to one resolved path, the size and times of change of the file, or of all files of the folder, the
+    format version and ``settings``: anything else, and any entry that is incomplete or damaged, is built again. Call it
+    under :func:`preparation_lock`.
     If the cache cannot be written, there is one warning and the stores stay in memory.
 
     Args:
         folder: The cache folder.
-        sources: The source file of each store.
-        build: Makes a store from its source file.
+        sources: The source file of each store, or the folder of its files.
+        build: Makes the parts of a store from its source, which are written to the cache one by one.
         writable: Whether the cache may be written.
         settings: What else the stores depend on.
 
@@ -99,16 +100,17 @@ def cached_stores(
         entry, outdated = _entry(folder, source, settings)
         store = _loaded(entry)
         if store is None:
-            store = build(source)
             try:
                 if not writable:
                     raise PermissionError("no lock could be made there")
+                shutil.rmtree(entry, ignore_errors=True)  # it could not be loaded
+                EventStore.write(entry, build(source))
                 for old in outdated:
                     shutil.rmtree(old, ignore_errors=True)
-                store.save(entry)
                 store = EventStore.load(entry)
             except OSError as error:
                 trouble = str(error)
+                store = EventStore.joined(build(source))
         stores[name] = store
     if trouble:
         warnings.warn(
@@ -122,12 +124,21 @@ def cached_stores(
 
 def _entry(folder: Path, source: Path, settings: tuple) -> tuple[Path, list[Path]]:
     """Where the store made from ``source`` is kept, and what is kept there for the same path."""
-    status = source.stat()
     prefix = f"{source.stem}-{_digest(source.resolve())}"
-    # Copying tools set the modification time back, but not the other one.
-    state = _digest(status.st_size, status.st_mtime_ns, status.st_ctime_ns, FORMAT_VERSION, settings)
+    state = _digest(_state(source), FORMAT_VERSION, settings)
+    entry = folder / f"{prefix}-{state}"
     # With a dot in front: what is left of a process that was killed as it wrote.
-    return folder / f"{prefix}-{state}", [*folder.glob(f"{prefix}-*"), *folder.glob(f".{prefix}-*")]
+    others = [*folder.glob(f"{prefix}-*"), *folder.glob(f".{prefix}-*")]
+    return entry, [other for other in others if other != entry]
+
+
+def _state(source: Path | os.DirEntry) -> object:
+    """What changes when a file, or anything in a folder, changes."""
+    if source.is_dir():
+        return sorted((entry.name, _state(entry)) for entry in os.scandir(os.fspath(source)))
+    status = source.stat()
+    # Copying tools set the modification time back, but not the other one.
+    return status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
 def _loaded(entry: Path) -> EventStore | None:

@@ -7,7 +7,8 @@ import os
 import shutil
 import tempfile
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -109,6 +110,7 @@ class EventStore:
         class_names: Sequence[str] | None = None,
         allow_empty: bool = False,
         source: str = "events",
+        first_sample: int = 0,
     ) -> EventStore:
         """Check, convert and sort the events of one data set.
 
@@ -129,6 +131,7 @@ class EventStore:
             class_names: One name per class; the class numbers if not given.
             allow_empty: Accept samples without any event.
             source: What the messages call the data: a file or an argument.
+            first_sample: What the messages call the first sample, where these are a part of the source.
 
         Raises:
             DataError: An event, label or sample is not valid; the message names the sample and the value.
@@ -144,18 +147,20 @@ class EventStore:
 
         label_array = whole_numbers(labels, f"{source}: labels")
         group_array = None if groups is None else whole_numbers(groups, f"{source}: groups")
-        _check_sample_counts(source, times, units, label_array, group_array)
+        found = {"times": len(times), "units": len(units), "labels": len(label_array)}
+        check_sample_counts(source, found if group_array is None else {**found, "groups": len(group_array)})
         time_arrays = [np.asarray(array) for array in times]
         unit_arrays = [np.asarray(array) for array in units]
-        offsets = _checked_offsets(source, time_arrays, unit_arrays, allow_empty)
+        place = _Place(source, first_sample)
+        offsets = _checked_offsets(place, time_arrays, unit_arrays, allow_empty)
 
         flat_times, flat_units = _concatenated(time_arrays), _concatenated(unit_arrays)
-        _check_times(source, flat_times, offsets)
-        flat_units = _checked_units(source, flat_units, offsets, num_units)
+        _check_times(place, flat_times, offsets)
+        flat_units = _checked_units(place, flat_units, offsets, num_units)
         check_class_count(source, label_array)
         if num_classes is None:
             num_classes = len(class_names) if class_names is not None else int(label_array.max()) + 1
-        _check_labels(source, label_array, num_classes)
+        _check_labels(place, label_array, num_classes)
         if class_names is not None and len(class_names) != num_classes:
             raise UsageError(f"class_names has {len(class_names)} names for {num_classes} classes.")
 
@@ -221,14 +226,35 @@ class EventStore:
             time_unit="step",
         )
 
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the store as a folder of ``.npy`` files and a ``meta.json``.
+    @classmethod
+    def joined(cls, parts: Iterable[EventStore]) -> EventStore:
+        """The samples of one or more stores of one kind in one store, in their order."""
+        stores = list(parts)
+        if len(stores) == 1:
+            return stores[0]
+        arrays: dict[str, Any] = {
+            name: np.concatenate([getattr(store, name) for store in stores])
+            for name in _ARRAYS
+            if getattr(stores[0], name) is not None
+        }
+        ends = np.cumsum([0, *(store.num_events for store in stores)])
+        parts_of_offsets = [store.offsets[1:] + end for store, end in zip(stores, ends, strict=False)]
+        return replace(stores[0], **{**arrays, "offsets": np.concatenate([[0], *parts_of_offsets])})
 
-        The folder appears at once and whole: it is written under another name beside ``path`` and then
-        renamed.
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the store as a folder, see :meth:`write`."""
+        self.write(path, [self])
+
+    @staticmethod
+    def write(path: str | os.PathLike[str], parts: Iterable[EventStore]) -> None:
+        """Write the samples of one or more stores of one kind as a folder of ``.npy`` files and a ``meta.json``.
+
+        Only one of the parts need be in memory at a time. The folder appears at once and whole: it is written under
+        another name beside ``path`` and then renamed.
 
         Args:
             path: The folder to write; a store that is already there is replaced.
+            parts: The stores, whose samples follow one another.
 
         Raises:
             UsageError: ``path`` exists and is not a store.
@@ -240,18 +266,28 @@ class EventStore:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
         try:
-            arrays = {name: getattr(self, name) for name in _ARRAYS if getattr(self, name) is not None}
-            for name, array in arrays.items():
-                np.save(temporary / f"{name}.npy", array)
+            files: dict[str, _ArrayFile] = {}
+            num_events = 0
+            with ExitStack() as stack:
+                for number, part in enumerate(parts):
+                    if number == 0:
+                        kept = [name for name in _ARRAYS if getattr(part, name) is not None]
+                        files = {name: stack.enter_context(_ArrayFile(temporary / f"{name}.npy")) for name in kept}
+                    for name, file in files.items():
+                        array = getattr(part, name)
+                        if name == "offsets":
+                            array = array[number > 0 :] + num_events  # a 0 at the very beginning only
+                        file.append(array)
+                    num_events += part.num_events
             meta = {
                 "format": FORMAT_VERSION,
-                "num_units": self.num_units,
-                "num_classes": self.num_classes,
-                "input_shape": self.input_shape,
-                "class_names": self.class_names,
-                "time_unit": self.time_unit,
-                "num_events": self.num_events,
-                "crc32": {name: zlib.crc32(array.data) for name, array in arrays.items()},
+                "num_units": part.num_units,
+                "num_classes": part.num_classes,
+                "input_shape": part.input_shape,
+                "class_names": part.class_names,
+                "time_unit": part.time_unit,
+                "num_events": num_events,
+                "crc32": {name: file.crc for name, file in files.items()},
             }
             meta["checksum"] = _checksum(meta)
             (temporary / "meta.json").write_text(json.dumps(meta, indent=1), encoding="utf-8")
@@ -304,6 +340,46 @@ class EventStore:
             raise DataError(f"{path}: not a complete stored data set ({error}). Build it again.") from error
 
 
+class _ArrayFile:
+    """A ``.npy`` file that grows along its one axis."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("wb")
+        self._type: Any = None  # known with the first array
+        self._length = 0
+        self.crc = 0
+
+    def __enter__(self) -> _ArrayFile:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with self._file:
+            if self._type is not None:
+                self._file.seek(0)
+                self._write_header()
+
+    def append(self, array: np.ndarray) -> None:
+        """Write ``array`` behind what is there.
+
+        Raises:
+            ValueError: It is of another type.
+        """
+        if self._type is None:
+            self._type = array.dtype
+            self._write_header()
+        if array.dtype != self._type:
+            raise ValueError(f"parts of one array are of types {self._type} and {array.dtype}; expected one type")
+        content = np.ascontiguousarray(array).data
+        self._file.write(content)
+        self.crc = zlib.crc32(content, self.crc)
+        self._length += len(array)
+
+    def _write_header(self) -> None:
+        # NumPy leaves room in it for any length of the first axis.
+        header = {"descr": np.lib.format.dtype_to_descr(self._type), "fortran_order": False, "shape": (self._length,)}
+        np.lib.format.write_array_header_1_0(self._file, header)
+
+
 def _checksum(meta: Mapping[str, Any]) -> int:
     return zlib.crc32(json.dumps(meta, sort_keys=True).encode())
 
@@ -317,29 +393,39 @@ def with_common_classes(stores: Mapping[str, EventStore]) -> dict[str, EventStor
     }
 
 
-def _sample_of(event: int, offsets: np.ndarray) -> int:
-    return int(np.searchsorted(offsets, event, side="right")) - 1
+@dataclass(frozen=True)
+class _Place:
+    """What the messages call a sample."""
+
+    source: str
+    first_sample: int
+
+    def of(self, sample: int) -> str:
+        return f"{self.source}, sample {self.first_sample + sample}"
+
+    def of_event(self, event: int, offsets: np.ndarray) -> str:
+        return self.of(int(np.searchsorted(offsets, event, side="right")) - 1)
 
 
-def _check_sample_counts(
-    source: str, times: Sequence, units: Sequence, labels: np.ndarray, groups: np.ndarray | None
-) -> None:
-    found = {"times": len(times), "units": len(units), "labels": len(labels)}
-    if groups is not None:
-        found["groups"] = len(groups)
+def check_sample_counts(source: str, found: Mapping[str, int]) -> None:
+    """Refuse arrays that do not have one entry for each sample.
+
+    Raises:
+        DataError: Their lengths, ``found`` by name, differ or are 0.
+    """
     if len(set(found.values())) > 1:
         text = ", ".join(f"{count} {name}" for name, count in found.items())
         raise DataError(f"{source}: {text}; expected one of each per sample.")
-    if not len(labels):
+    if not any(found.values()):
         raise DataError(f"{source}: no samples; expected one or more.")
 
 
-def _checked_offsets(source: str, times: list[np.ndarray], units: list[np.ndarray], allow_empty: bool) -> np.ndarray:
+def _checked_offsets(place: _Place, times: list[np.ndarray], units: list[np.ndarray], allow_empty: bool) -> np.ndarray:
     flat = np.fromiter((t.ndim == 1 and u.ndim == 1 for t, u in zip(times, units, strict=True)), bool)
     if not flat.all():
         sample = int(flat.argmin())
         raise DataError(
-            f"{source}, sample {sample}: times have shape {times[sample].shape} and units "
+            f"{place.of(sample)}: times have shape {times[sample].shape} and units "
             f"{units[sample].shape}; expected one flat array each."
         )
     num_times = np.fromiter(map(len, times), np.int64)
@@ -347,13 +433,13 @@ def _checked_offsets(source: str, times: list[np.ndarray], units: list[np.ndarra
     if (num_times != num_units).any():
         sample = int((num_times != num_units).argmax())
         raise DataError(
-            f"{source}, sample {sample}: {num_times[sample]} times but {num_units[sample]} units; "
+            f"{place.of(sample)}: {num_times[sample]} times but {num_units[sample]} units; "
             "expected one unit for each time."
         )
     if not allow_empty and (num_times == 0).any():
         sample = int((num_times == 0).argmax())
         raise DataError(
-            f"{source}, sample {sample}: no events ({(num_times == 0).sum()} such samples in all); expected "
+            f"{place.of(sample)}: no events ({(num_times == 0).sum()} such samples in all); expected "
             "one or more. Remove the sample, or build the store with allow_empty=True if silence is meant."
         )
     return np.concatenate([[0], num_times.cumsum()]).astype(np.int64)
@@ -365,17 +451,16 @@ def _concatenated(arrays: list[np.ndarray]) -> np.ndarray:
     return np.concatenate(filled) if filled else np.zeros(0)
 
 
-def _check_times(source: str, times: np.ndarray, offsets: np.ndarray) -> None:
+def _check_times(place: _Place, times: np.ndarray, offsets: np.ndarray) -> None:
     if times.dtype.kind not in "iuf":
-        raise DataError(f"{source}: times are of type {times.dtype}; expected real numbers.")
+        raise DataError(f"{place.source}: times are of type {times.dtype}; expected real numbers.")
     bad = ~(times >= 0)  # also true for NaN
     if times.dtype.kind == "f":
         bad |= np.isinf(times)
     if bad.any():
         event = int(bad.argmax())
         raise DataError(
-            f"{source}, sample {_sample_of(event, offsets)}: event time {times[event]}; "
-            "expected finite times, zero or more."
+            f"{place.of_event(event, offsets)}: event time {times[event]}; expected finite times, zero or more."
         )
 
 
@@ -400,16 +485,16 @@ def whole_numbers(values: ArrayLike, what: str) -> np.ndarray:
     return array.astype(np.int64)
 
 
-def _checked_units(source: str, units: np.ndarray, offsets: np.ndarray, num_units: int) -> np.ndarray:
+def _checked_units(place: _Place, units: np.ndarray, offsets: np.ndarray, num_units: int) -> np.ndarray:
     if units.dtype.kind not in "iuf":
-        raise DataError(f"{source}: units are of type {units.dtype}; expected whole numbers.")
+        raise DataError(f"{place.source}: units are of type {units.dtype}; expected whole numbers.")
     broken = ~((units >= 0) & (units < num_units))  # also true for NaN
     if units.dtype.kind == "f":
         broken |= units != np.floor(units)
     if broken.any():
         event = int(broken.argmax())
         raise DataError(
-            f"{source}, sample {_sample_of(event, offsets)}: unit {units[event]}; expected whole numbers "
+            f"{place.of_event(event, offsets)}: unit {units[event]}; expected whole numbers "
             f"from 0 to {num_units - 1} (num_units={num_units}). Correct the data or set num_units."
         )
     return units.astype(np.uint16 if num_units <= 2**16 else np.int32)
@@ -429,13 +514,12 @@ def check_class_count(source: str, labels: np.ndarray) -> None:
         )
 
 
-def _check_labels(source: str, labels: np.ndarray, num_classes: int) -> None:
+def _check_labels(place: _Place, labels: np.ndarray, num_classes: int) -> None:
     outside = (labels < 0) | (labels >= num_classes)
     if outside.any():
         sample = int(outside.argmax())
         raise DataError(
-            f"{source}, sample {sample}: label {labels[sample]}; expected 0 to {num_classes - 1} "
-            f"({num_classes} classes)."
+            f"{place.of(sample)}: label {labels[sample]}; expected 0 to {num_classes - 1} ({num_classes} classes)."
         )
 
 

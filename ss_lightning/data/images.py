@@ -1,4 +1,4 @@
-"""MNIST and Fashion-MNIST as a latency code: every pixel fires once, bright ones first (arXiv:2205.15286)."""
+"""Images as a latency code: every pixel fires once, bright ones first (arXiv:2205.15286)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ from ss_lightning.data.cache import cache_folder, download_folder, preparation_l
 from ss_lightning.data.events import Augmenter, EventStore
 from ss_lightning.errors import DataError
 
-_SIDE = 28
+# Images uint8 ``[S, C, H, W]`` and labels ``[S]``.
+Images = tuple[np.ndarray, np.ndarray]
 
 
 def pixel_steps(pixels: np.ndarray, num_steps: int) -> np.ndarray:
@@ -65,10 +66,10 @@ def read_idx(path: Path, num_axes: int) -> np.ndarray:
 
 
 class LatencyImages(EventDataModule):
-    """The parent of data sets in MNIST's format; a subclass gives torchvision's name and the classes."""
+    """The parent of data sets of images; a subclass says what they are and writes :meth:`load_images`."""
 
-    dataset_name: str
     names: tuple[str, ...]
+    image_shape: tuple[int, int, int]
 
     def __init__(
         self,
@@ -86,7 +87,7 @@ class LatencyImages(EventDataModule):
         """Check the arguments; no file is touched.
 
         Args:
-            root: Folder that has, or gets, the raw files in <root>/<data set>/raw, zipped or not.
+            root: Folder that has, or gets, the files of the data set.
             num_steps: Steps of the time grid, ``T``. Value v fires at step ``(255 - v) * (T - 1) // 255``.
             step_ms: Length of a step in milliseconds; the code above is in steps, so it does not move events.
             val_fraction: Share of the training images to hold out for validation; 0 for none.
@@ -107,17 +108,14 @@ class LatencyImages(EventDataModule):
         self.root = root
         self.val_fraction = fraction("val_fraction", val_fraction)
         self.background = one_of("background", background, ("last_step", "silent"))
-        self.augment = checked_augmentation(augment, ImageAugmentation, (1, _SIDE, _SIDE))
+        self.augment = checked_augmentation(augment, ImageAugmentation, self.image_shape)
         self.download = download
         self.seed = whole_number("seed", seed, least=0)
         self.cache_dir = cache_dir
 
     def load_splits(self) -> Splits:
         """Read the files and hold out the validation images."""
-        raw = Path(self.root).expanduser() / self.dataset_name / "raw"
-        with preparation_lock(cache_folder(self.cache_dir), raw):
-            self._fetch(raw)
-        train, test = self._store(raw, "train"), self._store(raw, "t10k")
+        train, test = (self._store(*images) for images in self.load_images())
         kept, held_out = split_off(len(train), self.val_fraction, self.seed)
         return Splits(Subset(train, kept), Subset(train, held_out) if len(held_out) else None, Subset(test))
 
@@ -127,26 +125,47 @@ class LatencyImages(EventDataModule):
         silent = self.background == "silent"
         return ImageAugmenter(self.augment, subset.store, subset.indices, num_steps=self.num_steps, silent=silent)
 
-    def _store(self, raw: Path, part: str) -> EventStore:
-        images_path, labels_path = raw / f"{part}-images-idx3-ubyte", raw / f"{part}-labels-idx1-ubyte"
-        images, labels = read_idx(images_path, 3), read_idx(labels_path, 1)
-        if images.shape != (len(labels), _SIDE, _SIDE) or not len(labels):
-            raise DataError(
-                f"{images_path}: images of shape {images.shape} for {len(labels)} labels in "
-                f"{labels_path.name}; expected (labels, {_SIDE}, {_SIDE})."
-            )
-        if labels.max() >= len(self.names):
-            sample = int(labels.argmax())
-            raise DataError(f"{labels_path}: label {labels[sample]} of image {sample}; expected 0 to 9.")
+    def load_images(self) -> tuple[Images, Images]:
+        """Read the training and the test images; download them first if they are missing."""
+        raise NotImplementedError
+
+    def _store(self, images: np.ndarray, labels: np.ndarray) -> EventStore:
         pixels = images.reshape(len(labels), -1)
         return EventStore.from_latencies(
             pixel_steps(pixels, self.num_steps),
             labels,
             num_classes=len(self.names),
-            input_shape=(1, _SIDE, _SIDE),
+            input_shape=self.image_shape,
             class_names=self.names,
             fires=pixels > 0 if self.background == "silent" else None,
         )
+
+
+class IdxImages(LatencyImages):
+    """The parent of data sets in MNIST's format, ``<root>/<data set>/raw/*-ubyte``; a subclass names the data set."""
+
+    dataset_name: str
+    image_shape = (1, 28, 28)
+
+    def load_images(self) -> tuple[Images, Images]:
+        """See :meth:`LatencyImages.load_images`."""
+        raw = Path(self.root).expanduser() / self.dataset_name / "raw"
+        with preparation_lock(cache_folder(self.cache_dir), raw):
+            self._fetch(raw)
+        return self._read(raw, "train"), self._read(raw, "t10k")
+
+    def _read(self, raw: Path, part: str) -> Images:
+        images_path, labels_path = raw / f"{part}-images-idx3-ubyte", raw / f"{part}-labels-idx1-ubyte"
+        images, labels = read_idx(images_path, 3), read_idx(labels_path, 1)
+        if images.shape != (len(labels), *self.image_shape[1:]) or not len(labels):
+            raise DataError(
+                f"{images_path}: images of shape {images.shape} for {len(labels)} labels in "
+                f"{labels_path.name}; expected (labels, 28, 28)."
+            )
+        if labels.max() >= len(self.names):
+            sample = int(labels.argmax())
+            raise DataError(f"{labels_path}: label {labels[sample]} of image {sample}; expected 0 to 9.")
+        return images[:, None], labels
 
     def _fetch(self, raw: Path) -> None:
         names = [f"{part}-{kind}" for part in ("train", "t10k") for kind in ("images-idx3-ubyte", "labels-idx1-ubyte")]
@@ -172,14 +191,14 @@ class LatencyImages(EventDataModule):
         )
 
 
-class MNISTData(LatencyImages):
+class MNISTData(IdxImages):
     """MNIST: 60,000 training and 10,000 test images of 28 x 28 pixels, 10 digits, as a latency code."""
 
     dataset_name = "MNIST"
     names = tuple("0123456789")
 
 
-class FashionMNISTData(LatencyImages):
+class FashionMNISTData(IdxImages):
     """Fashion-MNIST (Xiao, Rasul & Vollgraf, arXiv:1708.07747): MNIST's format, 10 kinds of clothes."""
 
     dataset_name = "FashionMNIST"

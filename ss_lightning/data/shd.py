@@ -1,15 +1,14 @@
-"""Spoken digits as spikes of an inner-ear model: the Spiking Heidelberg Digits and files of the same layout.
+"""Speech as spikes of an inner-ear model: Spiking Heidelberg Digits, Spiking Speech Commands, files of the same layout.
 
-Source: Cramer, Stradmann, Schemmel & Zenke, "The Heidelberg spiking data sets for the systematic evaluation
-    of
-spiking neural networks", IEEE TNNLS 2020, arXiv:1910.07407.
+Source: Cramer, Stradmann, Schemmel & Zenke, "The Heidelberg spiking data sets for the systematic evaluation of spiking
+neural networks", IEEE TNNLS 2020, arXiv:1910.07407.
 """
 
 from __future__ import annotations
 
 import math
 import os
-from dataclasses import replace
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +19,23 @@ from ss_lightning.data.arguments import whole_number
 from ss_lightning.data.augment import UNCHANGED, EventAugmentation, checked_augmentation
 from ss_lightning.data.base import EventDataModule, Splits, Subset
 from ss_lightning.data.cache import cache_folder, cached_stores, download_folder, preparation_lock
-from ss_lightning.data.events import EventStore, check_class_count, whole_numbers, with_common_classes
+from ss_lightning.data.events import (
+    EventStore,
+    check_class_count,
+    check_sample_counts,
+    whole_numbers,
+    with_common_classes,
+)
 from ss_lightning.errors import DataError, UsageError
 
 DOWNLOAD_URL = "https://zenkelab.org/datasets/"
-_REQUIRED = ("spikes/times", "spikes/units", "labels", "extra/speaker")
+_REQUIRED = ("spikes/times", "spikes/units", "labels")
+_SPEAKER = "extra/speaker"
+_SAMPLES_AT_ONCE = 1000
 
 
-def read_shd_file(path: Path, num_units: int) -> EventStore:
-    """Read a file in SHD layout; the groups of the store are the speakers.
+def read_shd_file(path: Path, num_units: int, speakers: bool = True) -> Iterator[EventStore]:
+    """Read a file in SHD layout; the groups of the stores are the speakers.
 
     The layout: ``spikes/times`` (seconds) and ``spikes/units``, one array per sample; ``labels`` and
     ``extra/speaker``, one number per sample; optionally ``extra/keys``, the names of the classes.
@@ -36,6 +43,10 @@ def read_shd_file(path: Path, num_units: int) -> EventStore:
     Args:
         path: The ``.h5`` file.
         num_units: ``N``; a unit outside ``[0, N)`` is an error.
+        speakers: The file must say who speaks.
+
+    Yields:
+        A thousand samples at a time.
 
     Raises:
         DataError: The file is damaged, lacks a data set or holds impossible values; the message has the file
@@ -43,16 +54,39 @@ def read_shd_file(path: Path, num_units: int) -> EventStore:
     """
     try:
         with h5py.File(path, "r") as file:
-            missing = [name for name in _REQUIRED if name not in file]
+            required = (*_REQUIRED, _SPEAKER) if speakers else _REQUIRED
+            missing = [name for name in required if name not in file]
             if missing:
                 raise DataError(
                     f"{path}: no data set {', '.join(map(repr, missing))}; expected the layout of SHD: "
-                    f"{', '.join(_REQUIRED)}. Get the file again from {DOWNLOAD_URL}{path.name}.zip"
+                    f"{', '.join(required)}. Get the file again from {DOWNLOAD_URL}{path.name}.zip"
                 )
-            times, units = list(file["spikes/times"][:]), list(file["spikes/units"][:])
-            labels, speakers = file["labels"][:], file["extra/speaker"][:]
+            labels = whole_numbers(file["labels"][:], f"{path}: labels")
+            groups = whole_numbers(file[_SPEAKER][:], f"{path}: groups") if _SPEAKER in file else None
             names = [_text(name) for name in file["extra/keys"][:].ravel()] if "extra/keys" in file else []
-    except DataError:
+            found = {
+                "times": file["spikes/times"].shape[0],
+                "units": file["spikes/units"].shape[0],
+                "labels": len(labels),
+            }
+            check_sample_counts(str(path), found if groups is None else {**found, "groups": len(groups)})
+            check_class_count(str(path), labels)
+            num_classes = max(len(names), int(labels.max(initial=0)) + 1)
+            for begin in range(0, len(labels), _SAMPLES_AT_ONCE):
+                some = slice(begin, begin + _SAMPLES_AT_ONCE)
+                yield EventStore.from_arrays(
+                    list(file["spikes/times"][some]),
+                    list(file["spikes/units"][some]),
+                    labels[some],
+                    groups=None if groups is None else groups[some],
+                    num_units=num_units,
+                    num_classes=num_classes,
+                    class_names=_padded_names(names, num_classes),
+                    time_unit="s",
+                    source=str(path),
+                    first_sample=begin,
+                )
+    except (DataError, UsageError):
         raise
     # What the HDF5 library says to a damaged file depends on the place; it may also take it for a huge one.
     except (OSError, RuntimeError, LookupError, TypeError, AttributeError, ValueError, MemoryError) as error:
@@ -60,20 +94,6 @@ def read_shd_file(path: Path, num_units: int) -> EventStore:
             f"{path}: cannot be read as HDF5 in the layout of SHD, perhaps cut short ({error}). "
             f"Delete it and get it again from {DOWNLOAD_URL}{path.name}.zip"
         ) from error
-    labels = whole_numbers(labels, f"{path}: labels")
-    check_class_count(str(path), labels)
-    num_classes = max(len(names), int(labels.max(initial=0)) + 1)
-    return EventStore.from_arrays(
-        times,
-        units,
-        labels,
-        groups=speakers,
-        num_units=num_units,
-        num_classes=num_classes,
-        class_names=_padded_names(names, num_classes),
-        time_unit="s",
-        source=str(path),
-    )
 
 
 def held_out_speakers(known: np.ndarray, val_speakers: list[int] | None) -> list[int]:
@@ -125,33 +145,18 @@ def left_out_speakers(known: np.ndarray, test_speakers: list[int]) -> list[int]:
     return chosen
 
 
-def pooled(first: EventStore, second: EventStore) -> EventStore:
-    """The samples of two stores of one layout in one store, those of ``first`` first."""
-    return replace(
-        first,
-        times=np.concatenate([first.times, second.times]),
-        units=np.concatenate([first.units, second.units]),
-        offsets=np.concatenate([first.offsets, first.offsets[-1] + second.offsets[1:]]),
-        labels=np.concatenate([first.labels, second.labels]),
-        groups=np.concatenate([_speakers(first), _speakers(second)]),
-    )
+class HeidelbergData(EventDataModule):
+    """The parent of data sets in SHD layout, ``<root>/SHD/shd_<part>.h5``; a subclass names folder and parts."""
 
-
-class SHDData(EventDataModule):
-    """Spiking Heidelberg Digits, or any pair of files in its layout: ``<root>/SHD/shd_{train,test}.h5``.
-
-    The real files have 8,156 training and 2,264 test samples, 700 units, 20 classes. There is no official
-    validation set and no random split here: validation holds out training speakers, as the test set has
-    speakers of its own. Files that are missing are downloaded; what is read is cached.
-    """
+    folder: str
+    parts: tuple[str, ...]
+    has_speakers: bool
 
     def __init__(
         self,
         root: str = "data",
         num_steps: int = 500,
         step_ms: float = 2.0,
-        val_speakers: list[int] | None = None,
-        test_speakers: list[int] | None = None,
         num_units: int = 700,
         unit_bin: int = 1,
         augment: EventAugmentation = UNCHANGED,
@@ -162,13 +167,9 @@ class SHDData(EventDataModule):
         """Check the arguments; no file is touched.
 
         Args:
-            root: Folder that has, or gets, the folder SHD. It may be read-only if the files are there.
+            root: Folder that has, or gets, the folder SHD (SSC). It may be read-only if the files are there.
             num_steps: Steps of the time grid, which begins at 0. Later events are dropped.
             step_ms: Length of a step in milliseconds.
-            val_speakers: Training speakers to hold out for validation; null for the sixth of them with the
-                highest ids (rounded up), [] for no validation set.
-            test_speakers: Speakers to leave out of the training and to test on: the samples of both files are
-                pooled, and the training speakers are all others. null for the official test file.
             num_units: Number of units in the files.
             unit_bin: How many neighbouring units are merged into one input; the last input may stand for fewer.
             augment: How the training samples are changed at random; units are those of the files.
@@ -182,21 +183,97 @@ class SHDData(EventDataModule):
         """
         super().__init__(num_steps=num_steps, step_ms=step_ms, **kwargs)
         self.root = root
-        self.val_speakers = val_speakers
-        self.test_speakers = test_speakers
         self.num_units = whole_number("num_units", num_units)
         self.unit_bin = whole_number("unit_bin", unit_bin)
         self.augment = checked_augmentation(augment, EventAugmentation, (self.num_units,))
         self.download = download
         self.cache_dir = cache_dir
 
+    def _stores(self) -> dict[str, EventStore]:
+        folder = cache_folder(self.cache_dir)
+        raw = Path(self.root).expanduser() / self.folder
+        files = {part: raw / f"{self.folder.lower()}_{part}.h5" for part in self.parts}
+        with preparation_lock(folder, raw) as writable:
+            for part, path in files.items():
+                if not path.is_file():
+                    self._fetch(path, part)
+            stores = cached_stores(
+                folder,
+                files,
+                lambda path: read_shd_file(path, self.num_units, self.has_speakers),
+                writable=writable,
+                settings=(self.num_units,),
+            )
+        return with_common_classes(stores)
+
+    def _get(self, folder: str, part: str) -> None:
+        """Download a part with tonic, which insists on a .zip beside the file."""
+        raise NotImplementedError
+
+    def _fetch(self, path: Path, part: str) -> None:
+        """Download ``path``."""
+        reason = "download is off"
+        if self.download:
+            try:
+                with download_folder(path.parent) as folder:
+                    self._get(str(folder), part)
+                    if (folder / self.folder / path.name).is_file():
+                        path.parent.mkdir(parents=True, exist_ok=True)
+                        os.replace(folder / self.folder / path.name, path)
+                reason = "the download did not bring it"
+            except Exception as error:  # whatever stopped it, the way out is the same
+                reason = f"the download failed: {type(error).__name__}: {error}"
+        if not path.is_file():
+            names = " and ".join(f"{self.folder.lower()}_{name}.h5" for name in self.parts)
+            raise DataError(
+                f"{path}: missing ({reason}). Expected {names} in {path.parent}. "
+                f"Get {DOWNLOAD_URL}{path.name}.zip, unzip it there, or set root to the folder that has {self.folder}/."
+            )
+
+
+class SHDData(HeidelbergData):
+    """Spiking Heidelberg Digits, or any pair of files in its layout: ``<root>/SHD/shd_{train,test}.h5``.
+
+    The real files have 8,156 training and 2,264 test samples, 700 units, 20 classes. There is no official
+    validation set and no random split here: validation holds out training speakers, as the test set has
+    speakers of its own. Files that are missing are downloaded; what is read is cached.
+    """
+
+    folder = "SHD"
+    parts = ("train", "test")
+    has_speakers = True
+
+    def __init__(
+        self,
+        root: str = "data",
+        val_speakers: list[int] | None = None,
+        test_speakers: list[int] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Check the arguments; no file is touched.
+
+        Args:
+            root: Folder that has, or gets, the folder SHD. It may be read-only if the files are there.
+            val_speakers: Training speakers to hold out for validation; null for the sixth of them with the
+                highest ids (rounded up), [] for no validation set.
+            test_speakers: Speakers to leave out of the training and to test on: the samples of both files are
+                pooled, and the training speakers are all others. null for the official test file.
+            kwargs: The other arguments of HeidelbergData and EventDataModule.
+
+        Raises:
+            UsageError: An argument is out of range.
+        """
+        super().__init__(root=root, **kwargs)
+        self.val_speakers = val_speakers
+        self.test_speakers = test_speakers
+
     def load_splits(self) -> Splits:
         """Read both files, from the cache where possible, and hold out the validation speakers."""
-        stores = with_common_classes(self._stores())
+        stores = self._stores()
         store, test = stores["train"], Subset(stores["test"])
         left_out = np.zeros(len(store), bool)
         if self.test_speakers is not None:
-            store = pooled(store, stores["test"])
+            store = EventStore.joined([store, stores["test"]])
             left_out = np.isin(_speakers(store), left_out_speakers(_speakers(store), self.test_speakers))
             test = Subset(store, np.flatnonzero(left_out))
         speakers = _speakers(store)
@@ -209,42 +286,33 @@ class SHDData(EventDataModule):
         ids = np.unique(np.concatenate([_speakers(store) for store in self._stores().values()]))
         return [int(speaker) for speaker in ids]
 
-    def _stores(self) -> dict[str, EventStore]:
-        folder = cache_folder(self.cache_dir)
-        raw = Path(self.root).expanduser() / "SHD"
-        files = {part: raw / f"shd_{part}.h5" for part in ("train", "test")}
-        with preparation_lock(folder, raw) as writable:
-            for part, path in files.items():
-                if not path.is_file():
-                    self._fetch(path, part)
-            return cached_stores(
-                folder,
-                files,
-                lambda path: read_shd_file(path, self.num_units),
-                writable=writable,
-                settings=(self.num_units,),
-            )
+    def _get(self, folder: str, part: str) -> None:
+        from tonic.datasets import SHD
 
-    def _fetch(self, path: Path, part: str) -> None:
-        """Download ``path``; tonic is not asked if it is there, for it insists on the .zip beside it."""
-        reason = "download is off"
-        if self.download:
-            try:
-                from tonic.datasets import SHD
+        SHD(save_to=folder, train=part == "train")
 
-                with download_folder(path.parent) as folder:
-                    SHD(save_to=str(folder), train=part == "train")
-                    if (folder / "SHD" / path.name).is_file():
-                        path.parent.mkdir(parents=True, exist_ok=True)
-                        os.replace(folder / "SHD" / path.name, path)
-                reason = "the download did not bring it"
-            except Exception as error:  # whatever stopped it, the way out is the same
-                reason = f"the download failed: {type(error).__name__}: {error}"
-        if not path.is_file():
-            raise DataError(
-                f"{path}: missing ({reason}). Expected shd_train.h5 and shd_test.h5 in {path.parent}. "
-                f"Get {DOWNLOAD_URL}{path.name}.zip, unzip it there, or set root to the folder that has SHD/."
-            )
+
+class SSCData(HeidelbergData):
+    """Spiking Speech Commands, or files in its layout: ``<root>/SSC/ssc_{train,valid,test}.h5``.
+
+    The real files have 75,466, 9,981 and 20,382 samples, 700 units, 35 classes. The validation set is the file
+    ``ssc_valid.h5``. Files that are missing are downloaded; what is read is cached, and read from the disk as it is
+    needed, for it may be larger than the memory.
+    """
+
+    folder = "SSC"
+    parts = ("train", "valid", "test")
+    has_speakers = False
+
+    def load_splits(self) -> Splits:
+        """Read the three files, from the cache where possible."""
+        stores = self._stores()
+        return Splits(Subset(stores["train"]), Subset(stores["valid"]), Subset(stores["test"]))
+
+    def _get(self, folder: str, part: str) -> None:
+        from tonic.datasets import SSC
+
+        SSC(save_to=folder, split=part)
 
 
 def _speakers(store: EventStore) -> np.ndarray:

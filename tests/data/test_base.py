@@ -11,12 +11,22 @@ from jsonargparse import ArgumentParser
 from lightning import LightningDataModule
 
 import ss_lightning.data
-from ss_lightning.data import EventData, EventDataModule, FashionMNISTData, MNISTData, SHDData, YinYangData
+from ss_lightning.data import (
+    CIFAR10Data,
+    EventData,
+    EventDataModule,
+    FashionMNISTData,
+    MNISTData,
+    NMNISTData,
+    SHDData,
+    SSCData,
+    YinYangData,
+)
 from ss_lightning.data.base import EvaluationSampler, even_batch_size, split_off
 from ss_lightning.errors import UsageError
 
 GRID = {"num_steps": 25, "step_ms": 2.0}
-FROM_CONFIG = [YinYangData, MNISTData, FashionMNISTData, SHDData]
+FROM_CONFIG = [YinYangData, MNISTData, FashionMNISTData, CIFAR10Data, NMNISTData, SHDData, SSCData]
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ class Source:
 
     def build(self, path):
         self.reads += 1
-        return EventStore.from_arrays([[float(path.read_text())]], [[0]], [0], num_units=1, time_unit="ms")
+        return [EventStore.from_arrays([[float(path.read_text())]], [[0]], [0], num_units=1, time_unit="ms")]
 
     def load(self, folder, settings=()):
         with preparation_lock(folder, self.path) as writable:
@@ -72,6 +72,38 @@ def test_files_of_one_name_in_two_folders_are_kept_apart(tmp_path, cache):
     assert (one.reads, two.reads) == (1, 1)
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda folder: (folder / "a" / "one").write_text("other"),
+        lambda folder: (folder / "a" / "new").write_text(""),
+        lambda folder: (folder / "b" / "two").unlink(),
+        lambda folder: (folder / "b" / "two").rename(folder / "b" / "three"),
+    ],
+)
+def test_a_folder_is_read_again_when_anything_in_it_changes(source, tmp_path, cache, change):
+    folder = tmp_path / "folder"
+    for name in ("a/one", "b/two"):
+        (folder / name).parent.mkdir(parents=True)
+        (folder / name).write_text("")
+    reads = []
+
+    def load():
+        stores = cached_stores(
+            cache, {"x": folder}, lambda p: reads.append(p) or source.build(source.path), writable=True
+        )
+        return stores["x"]
+
+    load()
+    load()
+    assert len(reads) == 1
+    change(folder)
+    load()
+    load()
+    assert len(reads) == 2
+    assert len(entries(cache)) == 1
+
+
 @pytest.mark.parametrize("name", ["times.npy", "meta.json"])
 @pytest.mark.parametrize("damage", ["cut", "gone"])
 def test_a_broken_entry_is_built_again(source, cache, name, damage):
@@ -97,7 +129,7 @@ def test_an_unwritable_cache_warns_once_and_works(source, tmp_path):
 
 
 def test_a_full_disk_warns_and_works(source, cache, monkeypatch):
-    monkeypatch.setattr(EventStore, "save", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
+    monkeypatch.setattr(EventStore, "write", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
     with pytest.warns(UserWarning, match="disk full"):
         assert source.load(cache).times.tolist() == [1.5]
 

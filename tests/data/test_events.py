@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from ss_lightning.data import events as events_module
 from ss_lightning.data.events import EventDataset, EventStore, identity, with_common_classes
 from ss_lightning.errors import DataError, UsageError
 from ss_lightning.events import EventBatch
@@ -162,6 +163,32 @@ def test_save_and_load(store, tmp_path, is_mapped, mmap):
     assert [path.name for path in tmp_path.iterdir()] == ["kept"]
 
 
+@pytest.mark.parametrize("silent", [[], [0], [1, 2], [5], range(6)])
+def test_parts_are_written_and_joined_as_one(tmp_path, silent):
+    """Parts of one or several samples, the first of them silent too."""
+    rng = np.random.default_rng(0)
+    times = [np.sort(rng.random(0 if sample in silent else sample + 1)) for sample in range(6)]
+    units = [rng.integers(0, 3, len(t)) for t in times]
+    options = {"num_classes": 6, "allow_empty": True}
+    whole = build(times, units, range(6), groups=range(6), **options)
+    parts = [build(times[p], units[p], range(6)[p], groups=range(6)[p], **options) for p in PARTS]
+    EventStore.write(tmp_path / "kept", iter(parts))
+    for store in (EventStore.load(tmp_path / "kept"), EventStore.joined(parts)):
+        for name in ("times", "units", "offsets", "labels", "groups"):
+            np.testing.assert_array_equal(getattr(store, name), getattr(whole, name))
+            assert getattr(store, name).dtype == getattr(whole, name).dtype
+
+
+PARTS = [slice(0, 1), slice(1, 3), slice(3, 6)]
+
+
+def test_parts_of_other_types_are_refused(tmp_path):
+    whole, single = build([[0, 1], [2]], time_unit="us"), build()
+    with pytest.raises(ValueError, match="types"):
+        EventStore.write(tmp_path / "kept", [whole, single])
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_store_without_events_can_be_kept(tmp_path):
     build([[], []], [[], []], allow_empty=True).save(tmp_path / "kept")
     assert EventStore.load(tmp_path / "kept").num_events == 0
@@ -180,7 +207,7 @@ def test_save_replaces_a_store_but_no_other_folder(store, tmp_path):
 
 def test_a_failed_save_leaves_the_old_store_and_no_rest(store, tmp_path, monkeypatch):
     build().save(tmp_path / "kept")
-    monkeypatch.setattr(np, "save", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
+    monkeypatch.setattr(events_module._ArrayFile, "append", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
     with pytest.raises(OSError, match="disk full"):
         store.save(tmp_path / "kept")
     assert len(EventStore.load(tmp_path / "kept")) == 2

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from ss_lightning.data import shd as shd_module
-from ss_lightning.data.shd import SHDData, held_out_speakers, left_out_speakers
+from ss_lightning.data.shd import SHDData, SSCData, held_out_speakers, left_out_speakers
 from ss_lightning.errors import DataError, UsageError
 
 KEYS = ("one", "two", "three")
@@ -242,9 +242,9 @@ def test_neighbouring_channels_can_be_merged(shd, tmp_path, unit_bin, binning, i
 def test_the_files_are_read_once(shd, tmp_path, monkeypatch):
     read, paths = shd_module.read_shd_file, []
 
-    def counted(path, num_units):
+    def counted(path, *options):
         paths.append(path.name)
-        return read(path, num_units)
+        return read(path, *options)
 
     monkeypatch.setattr(shd_module, "read_shd_file", counted)
     shd.write_pair(tmp_path)
@@ -256,6 +256,30 @@ def test_the_files_are_read_once(shd, tmp_path, monkeypatch):
     second.prepare_data()
     assert paths == ["shd_train.h5", "shd_test.h5"]
     np.testing.assert_array_equal(first.splits.train.store.times, second.splits.train.store.times)
+
+
+def test_files_are_read_in_pieces_that_change_nothing(shd, tmp_path, monkeypatch):
+    shd.write_pair(tmp_path)
+    whole = data(tmp_path, cache_dir=str(tmp_path / "one")).splits
+    monkeypatch.setattr(shd_module, "_SAMPLES_AT_ONCE", 5)
+    pieces = data(tmp_path, cache_dir=str(tmp_path / "two")).splits
+    (tmp_path / "file").write_text("")
+    with pytest.warns(UserWarning, match="Cannot keep prepared data"):
+        in_memory = data(tmp_path, cache_dir=str(tmp_path / "file" / "cache")).splits
+    for other in (pieces, in_memory):
+        for part in ("train", "test"):
+            one, two = getattr(whole, part).store, getattr(other, part).store
+            for name in ("times", "units", "offsets", "labels", "groups"):
+                np.testing.assert_array_equal(getattr(one, name), getattr(two, name))
+                assert getattr(one, name).dtype == getattr(two, name).dtype
+
+
+@pytest.mark.parametrize("sample", [0, 4, 5, 11])
+def test_the_sample_is_named_in_whatever_piece(damaged, tmp_path, monkeypatch, sample):
+    monkeypatch.setattr(shd_module, "_SAMPLES_AT_ONCE", 5)
+    damaged(times=(sample, [0.1]), units=(sample, [700]))
+    with pytest.raises(DataError, match=rf"shd_train\.h5, sample {sample}: unit 700"):
+        data(tmp_path).setup("fit")
 
 
 def test_an_unwritable_cache_warns_once(shd, tmp_path, monkeypatch):
@@ -270,9 +294,10 @@ def test_an_unwritable_cache_warns_once(shd, tmp_path, monkeypatch):
 # Missing files ------------------------------------------------------------------------------------------
 
 
-def stub_tonic(monkeypatch, download):
+def stub_tonic(monkeypatch, download, name="SHD"):
     module, datasets = ModuleType("tonic"), ModuleType("tonic.datasets")
-    module.datasets, datasets.SHD = datasets, download
+    module.datasets = datasets
+    setattr(datasets, name, download)
     monkeypatch.setitem(sys.modules, "tonic", module)
     monkeypatch.setitem(sys.modules, "tonic.datasets", datasets)
 
@@ -329,3 +354,44 @@ def test_numbers_are_checked():
         SHDData(num_units=0)
     with pytest.raises(UsageError, match="unit_bin is 0"):
         SHDData(unit_bin=0)
+
+
+# Spiking Speech Commands ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("without", [(), ("extra/speaker",)])
+def test_the_valid_file_is_the_validation_set(shd, tmp_path, without):
+    module = SSCData(root=str(shd.write_ssc(tmp_path, without)), num_steps=30, step_ms=2.0, unit_bin=10, batch_size=4)
+    splits = module.splits
+    assert [len(part) for part in (splits.train, splits.val, splits.test)] == [12, 4, 6]
+    assert (module.input_shape, module.num_classes, module.class_names) == ((70,), 3, KEYS)
+    events, labels = next(iter(module.val_dataloader()))
+    with h5py.File(tmp_path / "SSC" / "ssc_valid.h5") as file:
+        assert labels.tolist() == file["labels"][:].tolist()
+        times, units = file["spikes/times"][1], file["spikes/units"][1]
+    expected, *_ = np.histogram2d(times.astype(np.float64) * 500, units // 10, bins=(range(31), range(71)))
+    np.testing.assert_array_equal(events.to_dense().numpy()[:, 1], np.minimum(expected, 1))
+
+
+def test_ssc_is_downloaded_through_tonic(shd, tmp_path, monkeypatch):
+    asked = []
+
+    def download(save_to, split):
+        asked.append(split)
+        (Path(save_to) / "SSC").mkdir()
+        name = f"ssc_{split}.h5"
+        shutil.copy(tmp_path / "source" / "SSC" / name, Path(save_to) / "SSC" / name)
+
+    shd.write_ssc(tmp_path / "source")
+    stub_tonic(monkeypatch, download, "SSC")
+    for _ in range(2):
+        assert len(SSCData(root=str(tmp_path / "root"), num_steps=30).splits.val) == 4
+    assert asked == ["train", "valid", "test"]
+
+
+def test_missing_ssc_files_are_named(shd, tmp_path):
+    (shd.write_ssc(tmp_path) / "SSC" / "ssc_valid.h5").unlink()
+    with pytest.raises(DataError) as caught:
+        SSCData(root=str(tmp_path), download=False).setup("fit")
+    for word in ["ssc_valid.h5: missing (download is off)", "https://zenkelab.org/datasets/ssc_valid.h5.zip", "SSC/"]:
+        assert word in str(caught.value)

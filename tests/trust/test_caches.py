@@ -24,9 +24,9 @@ import sys, time
 from ss_lightning.data import SHDData
 from ss_lightning.data import shd
 read = shd.read_shd_file
-def slow(path, num_units):
+def slow(path, *options):
     print("read", path.name, flush=True)
-    store = read(path, num_units)
+    store = read(path, *options)
     time.sleep(0.5)
     return store
 shd.read_shd_file = slow
@@ -90,7 +90,7 @@ class Source:
 
     def build(self, path):
         self.reads += 1
-        return EventStore.from_arrays([[float(path.read_text())]], [[0]], [0], num_units=1, time_unit="ms")
+        return [EventStore.from_arrays([[float(path.read_text())]], [[0]], [0], num_units=1, time_unit="ms")]
 
     def load(self, cache):
         with preparation_lock(cache, self.path) as writable:

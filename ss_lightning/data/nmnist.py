@@ -1,0 +1,196 @@
+"""N-MNIST: the digits of MNIST as an event camera sees them in three quick movements of 100 ms each.
+
+Source: Orchard, Jayawant, Cohen & Thakor, "Converting static image datasets to spiking neuromorphic datasets using
+saccades", Frontiers in Neuroscience 2015, arXiv:1507.07629.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from ss_lightning.data.arguments import fraction, one_of, whole_number
+from ss_lightning.data.augment import UNCHANGED, EventAugmentation, checked_augmentation
+from ss_lightning.data.base import EventDataModule, Splits, Subset, split_off
+from ss_lightning.data.cache import cache_folder, cached_stores, download_folder, preparation_lock
+from ss_lightning.data.events import EventStore
+from ss_lightning.errors import DataError
+
+SIDE = 34
+CLASS_NAMES = tuple("0123456789")
+_BYTES_PER_EVENT = 5
+# An event at this y is none: it says that the clock goes on by so many microseconds.
+_CLOCK_Y, _CLOCK_US = 240, 2**13
+_RECORDINGS_AT_ONCE = 2000
+
+Polarity = Literal["merged", "separate"]
+
+
+def read_recording(path: Path, polarity: Polarity = "merged") -> tuple[np.ndarray, np.ndarray]:
+    """Read a recording: 40 bits an event, the highest first: 8 of x, 8 of y, 1 of polarity, 23 of time.
+
+    Args:
+        path: The ``.bin`` file.
+        polarity: "merged": unit ``y * 34 + x``; "separate": events of polarity 1 are 1,156 units further.
+
+    Returns:
+        Times in microseconds, int64 ``[E]``, and units int64 ``[E]``.
+
+    Raises:
+        DataError: The file is cut short, has no events or is of another camera.
+    """
+    how = "Delete it and get the recordings again, or take it out of the folder."
+    try:
+        content = np.fromfile(path, np.uint8)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error}). {how}") from error
+    if content.size == 0 or content.size % _BYTES_PER_EVENT:
+        raise DataError(
+            f"{path}: {content.size} bytes; expected a recording of N-MNIST, {_BYTES_PER_EVENT} bytes for each event, "
+            f"perhaps it is cut short. {how}"
+        )
+    x, y, high, middle, low = content.reshape(-1, _BYTES_PER_EVENT).T.astype(np.int64)
+    times = ((high & 127) << 16) + (middle << 8) + low
+    clock = y == _CLOCK_Y
+    times += clock.cumsum() * _CLOCK_US
+    outside = ((x >= SIDE) | (y >= SIDE)) & ~clock
+    if outside.any():
+        event = int(outside.argmax())
+        raise DataError(
+            f"{path}: event {event} at x={x[event]}, y={y[event]}; expected 0 to {SIDE - 1}. This is no recording of "
+            f"N-MNIST. {how}"
+        )
+    if clock.all():
+        raise DataError(f"{path}: no events. {how}")
+    units = y * SIDE + x
+    if polarity == "separate":
+        units += (high >> 7) * SIDE**2
+    return times[~clock], units[~clock]
+
+
+def read_recordings(folder: Path, polarity: Polarity = "merged") -> Iterator[EventStore]:
+    """Read all recordings ``<folder>/<digit>/*.bin``, in the order of digits and names.
+
+    Args:
+        folder: The folder that has the folders 0 to 9.
+        polarity: See :func:`read_recording`.
+
+    Yields:
+        Some thousand recordings at a time.
+
+    Raises:
+        DataError: A file is no recording of N-MNIST.
+    """
+    files = [(path, digit) for digit in range(10) for path in sorted((folder / str(digit)).glob("*.bin"))]
+    polarities = 2 if polarity == "separate" else 1
+    for begin in range(0, len(files), _RECORDINGS_AT_ONCE):
+        some = files[begin : begin + _RECORDINGS_AT_ONCE]
+        times, units = zip(*(read_recording(path, polarity) for path, _ in some), strict=True)
+        yield EventStore.from_arrays(
+            times,
+            units,
+            [digit for _, digit in some],
+            num_units=polarities * SIDE**2,
+            input_shape=(polarities, SIDE, SIDE),
+            class_names=CLASS_NAMES,
+            time_unit="us",
+            source=str(folder),
+        )
+
+
+class NMNISTData(EventDataModule):
+    """N-MNIST in its native files: ``<root>/NMNIST/{Train,Test}/<digit>/*.bin``, any number of them.
+
+    All of it is 60,000 training and 10,000 test recordings of some 4,000 events in 0.3 s. Folders that are missing are
+    downloaded; what is read is cached.
+    """
+
+    def __init__(
+        self,
+        root: str = "data",
+        num_steps: int = 300,
+        step_ms: float = 1.0,
+        polarity: Polarity = "merged",
+        val_fraction: float = 0.1,
+        augment: EventAugmentation = UNCHANGED,
+        download: bool = True,
+        seed: int = 0,
+        cache_dir: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Check the arguments; no file is touched.
+
+        Args:
+            root: Folder that has, or gets, the folder NMNIST. It may be read-only if the recordings are there.
+            num_steps: Steps of the time grid, which begins at 0. Later events are dropped.
+            step_ms: Length of a step in milliseconds.
+            polarity: "merged": a pixel is one input whether it gets brighter or darker, 1,156 in all, as in
+                arXiv:2205.15286; "separate": two inputs, 2,312 in all.
+            val_fraction: Share of the training recordings to hold out for validation; 0 for none.
+            augment: How the training samples are changed at random.
+            download: Get missing recordings from the network.
+            seed: Seed of the choice of validation recordings.
+            cache_dir: Folder for prepared data; null for $SS_LIGHTNING_CACHE or the user's cache folder.
+            kwargs: The other arguments of EventDataModule: batch_size, binning, input, num_workers, pin_memory.
+
+        Raises:
+            UsageError: An argument is out of range.
+        """
+        super().__init__(num_steps=num_steps, step_ms=step_ms, **kwargs)
+        self.root = root
+        self.polarity = one_of("polarity", polarity, ("merged", "separate"))
+        self.val_fraction = fraction("val_fraction", val_fraction)
+        self.augment = checked_augmentation(augment, EventAugmentation, (SIDE, SIDE))
+        self.download = download
+        self.seed = whole_number("seed", seed, least=0)
+        self.cache_dir = cache_dir
+
+    def load_splits(self) -> Splits:
+        """Read the recordings, from the cache where possible, and hold out those for validation."""
+        folder = cache_folder(self.cache_dir)
+        raw = Path(self.root).expanduser() / "NMNIST"
+        with preparation_lock(folder, raw) as writable:
+            for part in ("Train", "Test"):
+                if not _has_recordings(raw / part):
+                    self._fetch(raw / part)
+            stores = cached_stores(
+                folder,
+                {"train": raw / "Train", "test": raw / "Test"},
+                lambda path: read_recordings(path, self.polarity),
+                writable=writable,
+                settings=("NMNIST", self.polarity),
+            )
+        kept, held_out = split_off(len(stores["train"]), self.val_fraction, self.seed)
+        val = Subset(stores["train"], held_out) if len(held_out) else None
+        return Splits(Subset(stores["train"], kept), val, Subset(stores["test"]))
+
+    def _fetch(self, target: Path) -> None:
+        """Download the recordings of the folder ``target``; tonic is not asked if there are some, for it wants all."""
+        reason = "download is off"
+        if self.download:
+            try:
+                from tonic.datasets import NMNIST
+
+                with download_folder(target) as folder:
+                    NMNIST(save_to=str(folder), train=target.name == "Train")
+                    if _has_recordings(folder / "NMNIST" / target.name):
+                        if target.is_dir():
+                            target.rmdir()  # there is nothing in it
+                        os.replace(folder / "NMNIST" / target.name, target)
+                reason = "the download did not bring it"
+            except Exception as error:  # whatever stopped it, the way out is the same
+                reason = f"the download failed: {type(error).__name__}: {error}"
+        if not _has_recordings(target):
+            raise DataError(
+                f"{target}: no recordings ({reason}). Expected files {target}/<digit>/*.bin, digit 0 to 9. Get "
+                "train.zip and test.zip of N-MNIST (https://www.garrickorchard.com/datasets/n-mnist) and unzip them in "
+                f"{target.parent}, or set root to the folder that has NMNIST/."
+            )
+
+
+def _has_recordings(folder: Path) -> bool:
+    return any(next((folder / name).glob("*.bin"), None) for name in CLASS_NAMES)
