@@ -24,6 +24,9 @@ from torch.autograd.function import once_differentiable
 from ss_lightning.events import EventBatch
 from ss_lightning.functional.backends import BACKENDS, import_kernels
 
+# From this share of non-zero entries on, a matrix product is faster than adding weight rows (measured on one core).
+_DENSE_FROM = 0.5
+
 
 def delay_bump(delay: Tensor, width: float, max_delay: int) -> Tensor:
     """Which part of a spike arrives after how many steps.
@@ -136,7 +139,12 @@ def delayed_linear(
         return current if bias is None else current + bias
     if not isinstance(spikes, EventBatch):
         spikes = spikes.to(weight.dtype)
-    return _DelayedLinear.apply(kernels, spikes, weight, *delay_taps(delay, width, max_delay), bias)
+    events = kernels.weighted_events(spikes, weight.dtype)
+    first, bump = delay_taps(delay, width, max_delay)
+    num_taps = len(events.units) * bump.shape[-1]
+    if delay.dim() == 1 and num_taps > _DENSE_FROM * math.prod(spikes.shape):
+        return F.linear(_Spread.apply(kernels, events, spikes, first, bump), weight, bias)
+    return _DelayedLinear.apply(kernels, events, spikes, weight, first, bump, bias)
 
 
 def delayed_events(
@@ -169,17 +177,23 @@ def delayed_events(
             "use delayed_linear for delays per synapse"
         )
     first, bump = delay_taps(delay.to(weight.dtype), width, max_delay)
-    steps, batch, units = events.shape
-    taps = torch.arange(bump.shape[1], device=events.device)
-    row, unit = events.bags(), events.units.long()
-    arrival = (row % steps + first[unit]).unsqueeze(-1) + taps
-    in_time = arrival < steps
-    row = (torch.div(row, steps, rounding_mode="floor") * steps).unsqueeze(-1).add(arrival)[in_time]
-    unit = (unit * len(taps)).unsqueeze(-1).add(taps)[in_time]
-    offsets = torch.zeros(steps * batch + 1, dtype=torch.int32, device=events.device)
-    offsets[1:] = torch.bincount(row, minlength=steps * batch).cumsum(0)
-    late = EventBatch(unit[row.argsort(stable=True)].int(), offsets, steps, units * len(taps))
+    kernels = _choose_kernels("auto", weight)
+    late = (_delayed_events if kernels is None else kernels.delayed_events)(events, first, bump.shape[1])
     return late, (weight.unsqueeze(-1) * bump).flatten(1)
+
+
+def _delayed_events(events: EventBatch, first: Tensor, taps: int) -> EventBatch:
+    """Every event as one event for each tap: unit ``i * K + k`` at the step where tap ``k`` of unit ``i`` arrives."""
+    num_steps, batch, num_units = events.shape
+    tap = torch.arange(taps, device=events.device)
+    row, unit = events.bags(), events.units.long()
+    arrival = (row % num_steps + first[unit]).unsqueeze(-1) + tap
+    in_time = arrival < num_steps
+    row = (torch.div(row, num_steps, rounding_mode="floor") * num_steps).unsqueeze(-1).add(arrival)[in_time]
+    unit = (unit * taps).unsqueeze(-1).add(tap)[in_time]
+    offsets = torch.zeros(num_steps * batch + 1, dtype=torch.int32, device=events.device)
+    offsets[1:] = torch.bincount(row, minlength=num_steps * batch).cumsum(0)
+    return EventBatch(unit[row.argsort(stable=True)].int(), offsets, num_steps, num_units * taps)
 
 
 def _check(spikes: EventBatch | Tensor, weight: Tensor, delay: Tensor, width: float, max_delay: int) -> None:
@@ -248,27 +262,49 @@ class _DelayedLinear(torch.autograd.Function):
     def forward(
         ctx: Any,
         kernels: ModuleType,
+        events: Any,
         spikes: EventBatch | Tensor,
         weight: Tensor,
         first: Tensor,
         bump: Tensor,
         bias: Tensor | None,
     ) -> Tensor:
-        ctx.kernels = kernels
-        ctx.events = kernels.weighted_events(spikes, weight.dtype)
+        ctx.kernels, ctx.events = kernels, events
         ctx.save_for_backward(weight, first, bump)
-        return kernels.delayed_forward(ctx.events, weight, first, bump, bias)
+        return kernels.delayed_forward(events, weight, first, bump, bias)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         layer = ctx.saved_tensors
         grad = grad.contiguous()
-        _, needs_spikes, needs_weight, _, needs_bump, needs_bias = ctx.needs_input_grad
+        _, _, needs_spikes, needs_weight, _, needs_bump, needs_bias = ctx.needs_input_grad
         grad_spikes = grad_weight = grad_bump = None
         if needs_spikes:
             grad_spikes = ctx.kernels.spike_gradient(*layer, grad)
         if needs_weight or needs_bump:
             grad_weight, grad_bump = ctx.kernels.parameter_gradients(ctx.events, *layer, grad)
         grad_bias = grad.sum((0, 1)) if needs_bias else None
-        return None, grad_spikes, grad_weight, None, grad_bump, grad_bias
+        return None, None, grad_spikes, grad_weight, None, grad_bump, grad_bias
+
+
+class _Spread(torch.autograd.Function):
+    """What arrives of every unit, ``[T, B, N_in]``, for axonal delays."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, kernels: ModuleType, events: Any, spikes: EventBatch | Tensor, first: Tensor, bump: Tensor
+    ) -> Tensor:
+        ctx.kernels, ctx.events = kernels, events
+        ctx.save_for_backward(first, bump)
+        return kernels.spread_forward(events, first, bump)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        first, bump = ctx.saved_tensors
+        grad = grad.contiguous()
+        _, _, needs_spikes, _, needs_bump = ctx.needs_input_grad
+        grad_spikes = ctx.kernels.spread_backward_spikes(first, bump, grad) if needs_spikes else None
+        grad_bump = ctx.kernels.spread_backward_bump(ctx.events, first, bump, grad) if needs_bump else None
+        return None, None, grad_spikes, None, grad_bump

@@ -1,10 +1,12 @@
+import math
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ss_lightning.events import EventBatch
-from ss_lightning.functional import event_linear, single_spike
+from ss_lightning.functional import delays, event_linear, single_spike
 from ss_lightning.functional.delays import (
     delay_bump,
     delay_taps,
@@ -14,7 +16,7 @@ from ss_lightning.functional.delays import (
 )
 from ss_lightning.functional.network import ReadoutLayer, SpikingLayer, event_network
 
-WIDTHS = (0, 1, 1.5, 2, 3.7)
+WIDTHS = (0, 1, 1.5, 2, 3.7, 5.3)
 
 
 def some_delays(shape, max_delay, seed=0):
@@ -63,17 +65,18 @@ def assert_equal(fast, slow):
     batch=st.integers(1, 3),
     inputs=st.sampled_from([1, 2, 5, 17]),
     outputs=st.sampled_from([1, 3, 16, 19]),
-    max_delay=st.integers(0, 9),
+    max_delay=st.integers(0, 13),
     width=st.sampled_from(WIDTHS),
     per_synapse=st.booleans(),
     kind=st.sampled_from(["events", "spikes", "graded"]),
     density=st.sampled_from([0.0, 0.2, 1.0]),
     backend=st.sampled_from(["numba", "torch"]),
     with_bias=st.booleans(),
+    sparse=st.booleans(),
     seed=st.integers(0, 100),
 )
 def test_equal_to_reference(
-    steps, batch, inputs, outputs, max_delay, width, per_synapse, kind, density, backend, with_bias, seed
+    steps, batch, inputs, outputs, max_delay, width, per_synapse, kind, density, backend, with_bias, sparse, seed
 ):
     spikes, weight, delay, bias = problem(
         steps,
@@ -89,18 +92,23 @@ def test_equal_to_reference(
     given_spikes = EventBatch.from_dense(spikes) if kind == "events" else spikes
     parameters = (weight, delay, bias) if with_bias else (weight, delay)
     options = {"width": width, "max_delay": max_delay}
-    fast = results(delayed_linear, given_spikes, *parameters, backend=backend, **options)
+    with pytest.MonkeyPatch.context() as patch:
+        # Axonal delays have one way for sparse and one for dense input: both must be right for any.
+        patch.setattr(delays, "_DENSE_FROM", math.inf if sparse else 0.0)
+        fast = results(delayed_linear, given_spikes, *parameters, backend=backend, **options)
     assert fast[0].shape == (steps, batch, outputs)
     assert_equal(fast, results(delayed_linear_reference, given_spikes, *parameters, **options))
 
 
 @pytest.mark.parametrize("per_synapse", [False, True], ids=["axonal", "per synapse"])
 @pytest.mark.parametrize("budget", [1, 10_000], ids=["one sample a group", "some samples a group"])
-def test_groups_and_threads(per_synapse, budget, monkeypatch):
+@pytest.mark.parametrize("dense_from", [0, 1])
+def test_groups_and_threads(per_synapse, budget, dense_from, monkeypatch):
     from ss_lightning.functional import kernels_delays
 
     monkeypatch.setattr(kernels_delays, "_ROWS_BYTES", budget)
     monkeypatch.setattr(kernels_delays, "_TIME_BYTES", budget // 16)
+    monkeypatch.setattr(delays, "_DENSE_FROM", dense_from)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
     arguments = problem(21, 11, 6, 18, per_synapse=per_synapse, max_delay=5)
     options = {"width": 2.5, "max_delay": 5}
@@ -262,6 +270,17 @@ class TestDelayedEvents:
 
         slow = results(delayed_linear_reference, events, *parameters, width=width, max_delay=max_delay)
         assert_equal(results(through_events, *parameters), slow)
+
+    @pytest.mark.parametrize("steps", [1, 11])
+    def test_kernels_and_pytorch_list_the_same_events(self, steps):
+        spikes, weight, delay, _ = problem(steps, 3, 4, 5, per_synapse=False, max_delay=6)
+        events = EventBatch.from_dense(spikes)
+        fast, wide = delayed_events(events, weight, delay, width=2, max_delay=6)
+        first, bump = delay_taps(delay, 2, 6)
+        slow = delays._delayed_events(events, first, bump.shape[1])
+        assert fast.shape == slow.shape == (steps, 3, wide.shape[1])
+        assert torch.equal(fast.to_dense(), slow.to_dense())
+        assert fast.num_events == slow.num_events
 
     @pytest.mark.parametrize("width", [0, 1, 2.5])
     def test_a_fused_network_takes_them(self, width):
