@@ -93,7 +93,9 @@ class EventStore:
         """Share of the events, 0 to 1, that lie at or after the end of a grid of ``num_steps`` steps."""
         if self.time_unit == "step" or self.num_events == 0:
             return 0.0
-        return np.count_nonzero(self.times >= num_steps * self.step_length(step_ms)) / self.num_events
+        end, chunk = num_steps * self.step_length(step_ms), 2**24  # the times may be larger than the memory
+        chunks = (self.times[begin : begin + chunk] for begin in range(0, self.num_events, chunk))
+        return sum(np.count_nonzero(times >= end) for times in chunks) / self.num_events
 
     @classmethod
     def from_arrays(
