@@ -13,6 +13,7 @@ FOLDER = Path(__file__).parents[1] / "notebooks"
 SMALL = {
     "single_spike_in_snntorch": "NUM_TRAIN, NUM_TEST, NUM_STEPS, EPOCHS = 400, 100, 12, 1",
     "how_it_works": "NUM_TRAIN, EPOCHS = 400, 2",
+    "reproduction": 'RESULTS = "../results"',
 }
 
 

@@ -399,7 +399,8 @@ def experiment(arguments: Sequence[str]) -> None:
     except OSError as error:
         raise UsageError(f"--out: cannot write {options.out}: {error.strerror}") from error
     for (data, depth, scale, model), (share, steps, number) in sorted(summary(rows).items()):
-        print(f"{data:8} {depth} hidden  x {scale:<5g} {model:27} {share:4.0%} of {number} recovered, {steps:g} steps")
+        took = f", {steps:g} steps" if share else ""
+        print(f"{data:8} {depth} hidden  x {scale:<5g} {model:27} {share:4.0%} of {number} recovered{took}")
     print(f"table   {shown(options.out / 'robustness.csv')}")
     print(f"figure  {shown(options.out / 'robustness.png')}")
 
