@@ -1,9 +1,9 @@
 """A delay line in front of a network: every input spike comes again, later, on wires of its own.
 
 A leaky membrane remembers how much came, but not in which order. With its input at several delays side by side a neuron
-weighs "this channel now, that one 50 ms ago", as a time-delay network does (Waibel et al., IEEE Trans. ASSP 37(3), 1989),
-and its one spike can stand for a whole syllable. The delays are fixed and the weights choose among them, so there is
-nothing new to learn, and on events it costs one more event for each delay.
+weighs "this channel now, that one 50 ms ago", as a time-delay network does (Waibel et al., IEEE Trans. ASSP 37(3),
+1989), and its one spike can stand for a whole syllable. The delays are fixed and the weights choose among them, so
+there is nothing new to learn, and on events it costs one more event for each delay.
 """
 
 from __future__ import annotations
