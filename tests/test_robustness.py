@@ -176,3 +176,14 @@ class TestMistakes:
         monkeypatch.setattr("urllib.request.urlopen", no_network)
         assert main(["--quick", "--data", "mnist", "--root=nowhere"]) == 1
         assert "nowhere/MNIST/raw" in capsys.readouterr().err
+
+
+def test_the_readme_tells_what_the_table_holds():
+    root = Path(__file__).parents[1]
+    weak = [row for row in robustness.read_rows(root / "results/robustness.csv") if float(row["scale"]) < 1]
+    weak = [row for row in weak if row["data"] == "yinyang"]
+    control = [int(row["recovered"]) for row in weak if "control" in row["model"]]
+    others = [int(row["recovered"]) for row in weak if "control" not in row["model"]]
+    text = " ".join((root / "README.md").read_text().split())
+    assert f"{sum(others)} of {len(others)} such networks learned to fire" in text
+    assert f"brought back {sum(control)} of {len(control)}." in text
