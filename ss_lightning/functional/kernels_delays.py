@@ -27,7 +27,7 @@ from torch import Tensor
 from ss_lightning.events import EventBatch
 from ss_lightning.functional.kernels_numba import _batch_events, _copy, _fill, _jit, _jit_fused, _map_slices
 
-# Sums of products may be taken in any order here: no loop below would be vector code otherwise.
+# The terms of a sum may be added in any order here: a dot product is no vector code otherwise.
 _jit_reduce: Callable[..., Any] = njit(nogil=True, cache=True, error_model="numpy", fastmath={"contract", "reassoc"})
 # Neurons whose rows of time are transposed together: a cache line of float32.
 _LANES = 16
