@@ -472,6 +472,7 @@ def layer_backward(
     up_first,
     out_first,
     group,
+    scratch,
     starts,
     rows,
     grad_table,
@@ -484,8 +485,8 @@ def layer_backward(
     ``up`` ``[B, T', K]`` holds ``dL/dI`` of all layers above, ``T'`` being ``T`` in whole eights and zero after
     ``T``. This layer reads the columns from ``up_first`` on that meet the rows of ``up_weight``
     ``[blocks, K' + 1, width]`` (the last row is zero), and writes its own to the columns from ``out_first`` on (none
-    if negative). ``up_last`` ``[B, K]`` is the last step at which each column is not zero. ``starts`` and ``rows``
-    are the input events by unit, for groups of ``group`` samples; without groups the weights need no gradient.
+    if negative). ``up_last`` ``[B, K]`` is the last step at which each column is not zero. ``scratch`` is
+    ``[group * (T' + 1), _ROW]``. ``starts`` and ``rows`` are the input events by unit, for groups of ``group`` samples; without groups the weights need no gradient.
     ``times`` is -1 where a neuron was left out of a sample. ``grad_counts`` ``[B, N]`` is added to ``dL/dS`` of every
     step; without samples there is none. The last four arguments are added to.
     """
@@ -503,7 +504,6 @@ def layer_backward(
     is_active = np.empty(num_upper, np.bool_)
     # One row of rest before the first step, and whole eights of steps.
     slot = up.shape[1] + 1
-    scratch = np.empty((group * slot, _ROW), table.dtype)
     flat_scratch = scratch.reshape(-1)
     for local in range(group):
         _fill(scratch[local * slot], 0)
@@ -957,12 +957,18 @@ def network_backward(
         padded_steps = -(-num_steps // 8) * 8
         chunk = max(1, min(high - low, _UP_BYTES // (padded_steps * num_columns * itemsize)))
         up = np.zeros((chunk, padded_steps, num_columns + 1), last.table.dtype)
+        # Once for all chunks: with many steps its page faults would cost more than the work in it.
+        narrowest = min((layer.bias.shape[2] for layer in layers[lowest:]), default=_MAX_WIDTH)
+        scratch = np.empty((group_size(chunk, narrowest) * (padded_steps + 1), _ROW), last.table.dtype)
         for begin in range(low, high, chunk):
             end = min(begin + chunk, high)
-            backward_chunk(begin, end, up[: end - begin], grads)
+            backward_chunk(begin, end, up[: end - begin], scratch, grads)
         return grads
 
-    def backward_chunk(low: int, high: int, up: np.ndarray, grads: list[_Blocks]) -> None:
+    def group_size(samples: int, width: int) -> int:
+        return max(1, min(samples, _SCRATCH_BYTES // (num_steps * width * itemsize)))
+
+    def backward_chunk(low: int, high: int, up: np.ndarray, scratch: np.ndarray, grads: list[_Blocks]) -> None:
         samples = high - low
         done = [time[low:high].numpy() for time in times]
         readout_backward(
@@ -981,7 +987,7 @@ def network_backward(
             layer, need, counts = layers[i], needs[i], grad_counts[i]
             spikes = source.samples(low, high) if i == 0 else _hidden_events(_sources(done[:i], skip), num_steps)
             num_inputs, width = layer.table.shape[1:]
-            group = max(1, min(samples, _SCRATCH_BYTES // (num_steps * width * itemsize)))
+            group = group_size(samples, width)
             starts = np.empty((-(-samples // group) if need.weight else 0, num_inputs + 1), np.int32)
             rows = np.empty(spikes.offsets[-1] - spikes.offsets[0] if need.weight else 0, np.uint32)
             events_by_unit(*spikes, num_steps, samples, up.shape[1] + 1, group, starts, rows)
@@ -1000,6 +1006,7 @@ def network_backward(
                 0 if skip else column[i + 1],
                 column.get(i, -1),
                 group,
+                scratch[: group * (up.shape[1] + 1)],
                 starts,
                 rows,
                 *grads[i],
