@@ -486,7 +486,8 @@ def layer_backward(
     ``T``. This layer reads the columns from ``up_first`` on that meet the rows of ``up_weight``
     ``[blocks, K' + 1, width]`` (the last row is zero), and writes its own to the columns from ``out_first`` on (none
     if negative). ``up_last`` ``[B, K]`` is the last step at which each column is not zero. ``scratch`` is
-    ``[group * (T' + 1), _ROW]``. ``starts`` and ``rows`` are the input events by unit, for groups of ``group`` samples; without groups the weights need no gradient.
+    ``[group * (T' + 1), _ROW]``. ``starts`` and ``rows`` are the input events by unit, for groups of ``group``
+    samples; without groups the weights need no gradient.
     ``times`` is -1 where a neuron was left out of a sample. ``grad_counts`` ``[B, N]`` is added to ``dL/dS`` of every
     step; without samples there is none. The last four arguments are added to.
     """
