@@ -128,15 +128,15 @@ def nmnist():
         path.write_bytes(b"".join(int(word).to_bytes(5, "big") for word in words))
         return path
 
-    def write_all(root, train=2, test=1):
+    def write_all(root, train=2, test=1, events=30):
         rng = np.random.default_rng(0)
         for part, number in (("Train", train), ("Test", test)):
             for digit in range(10):
                 for n in range(1, number + 1):
-                    times = np.sort(rng.integers(0, 300_000, 30))
-                    place = rng.integers(0, 34, (2, 30))
+                    times = np.sort(rng.integers(0, 300_000, events))
+                    place = rng.integers(0, 34, (2, events))
                     path = root / "NMNIST" / part / str(digit) / f"{n:05}.bin"
-                    write(path, times, *place, rng.integers(0, 2, 30))
+                    write(path, times, *place, rng.integers(0, 2, events))
         return root
 
     return SimpleNamespace(write=write, write_all=write_all)

@@ -20,8 +20,9 @@ ROOT = Path(__file__).parents[2]
 LONG = bool(os.environ.get("SS_LIGHTNING_LONG_TESTS"))
 CONFIGS = sorted(
     path.relative_to(ROOT).as_posix()
-    for path in (*ROOT.glob("configs/*.yaml"), *ROOT.glob("configs/paper/*.yaml"))
-    if "model:" in path.read_text()  # the others say where metrics go
+    for path in ROOT.glob("configs/**/*.yaml")
+    # The others say where metrics go, or what to sweep.
+    if "model:" in path.read_text() and path.parent.name != "sweeps"
 )
 # One of each kind of network and data.
 SHORT = ["configs/shd.yaml", "configs/paper/mnist_conv.yaml"]
@@ -31,7 +32,7 @@ GPU = torch.cuda.is_available()
 
 
 @pytest.fixture(autouse=True)
-def folder(tmp_path, monkeypatch, shd, idx):
+def folder(tmp_path, monkeypatch, shd, idx, nmnist, cifar10):
     """Small files in every format, where the configs expect them, with enough in them to make neurons fire."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("SS_LIGHTNING_RUN", raising=False)
@@ -41,6 +42,9 @@ def folder(tmp_path, monkeypatch, shd, idx):
         units = [rng.integers(0, 700, 6000) for _ in range(size)]
         speakers = np.arange(size) // 4
         shd.write(tmp_path / "data" / "SHD" / f"shd_{part}.h5", times, units, np.arange(size) % 3, speakers)
+    shd.write_ssc(tmp_path / "data")
+    nmnist.write_all(tmp_path / "data", events=3000)
+    cifar10.write_all(tmp_path / "data")
     for name in ("MNIST", "FashionMNIST"):
         idx.write_all(tmp_path / "data", name)
     return tmp_path
