@@ -223,7 +223,7 @@ class SpikingCLI(LightningCLI):
         config = self.config[self.subcommand]
         _check_trainer(config.trainer)
         self.root = Path(config.trainer.default_root_dir or DEFAULT_ROOT)
-        self.run_name = config_name(first_config(config))
+        self.run_name = config_name(first_config(config), self.root)
         config.ckpt_path = self._checkpoint(config.get("ckpt_path"))
         self.run_folder = None if config.trainer.fast_dev_run else self._reserve()
 

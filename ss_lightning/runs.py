@@ -13,8 +13,8 @@ from ss_lightning.errors import UsageError
 DEFAULT_ROOT = Path("runs")
 
 
-def config_name(config: Path | None) -> str:
-    """Name of the runs of a configuration file.
+def config_name(config: Path | None, root: Path = DEFAULT_ROOT) -> str:
+    """Name of the runs of a configuration file that go below the folder ``root``.
 
     The path below a folder called ``configs`` without its ending (``configs/paper/shd.yaml`` is ``paper/shd``), else
     the name of the file. A ``config.yaml`` saved in a run folder belongs to the runs beside it.
@@ -24,9 +24,10 @@ def config_name(config: Path | None) -> str:
     parts = config.resolve().with_suffix("").parts
     if config.name == "config.yaml" and _is_run(config.parent):
         run = config.parent.resolve()
-        for root in run.parents:
-            if root.name == DEFAULT_ROOT.name:
-                return run.parent.relative_to(root).as_posix()
+        above = [folder for folder in run.parents if folder.name == DEFAULT_ROOT.name]
+        for folder in (root.resolve(), *above):
+            if folder in run.parents:
+                return run.parent.relative_to(folder).as_posix()
         return run.parent.name
     if "configs" in parts[:-1]:
         below = len(parts) - 1 - parts[::-1].index("configs")

@@ -26,6 +26,9 @@ def test_config_name(path, name):
 def test_the_config_of_a_run_belongs_to_the_runs_beside_it(tmp_path, name):
     run = reserve_run(tmp_path / "runs" / name)
     assert config_name(run / "config.yaml") == name
+    # Also where the runs go elsewhere, below a folder of that name or not.
+    for root in (tmp_path / "runs" / "mine", tmp_path / "elsewhere"):
+        assert config_name(reserve_run(root / name) / "config.yaml", root) == name
 
 
 def test_runs_count_up_and_never_reuse_a_folder(tmp_path):
