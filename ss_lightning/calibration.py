@@ -38,7 +38,7 @@ def calibrate(network: SpikingNetwork, spikes: Spikes, rate: float) -> list[floa
         The factor of each hidden layer.
 
     Raises:
-        ValueError: the rate is not between 0 and 1, or a layer cannot reach it with any weights.
+        ValueError: the rate is not between 0 and 1, or a layer, which stays as it was, cannot reach it.
     """
     if not 0 < rate < 1:
         raise ValueError(f"a rate must lie between 0 and 1, got {rate}")
@@ -79,6 +79,7 @@ def _bring_to(network: SpikingNetwork, spikes: Spikes, depth: int, layer: nn.Mod
 
     most = fired(_LARGEST)
     if most < rate:
+        _scale(layer, 1 / scale)
         raise ValueError(
             f"hidden layer {depth} cannot fire at a rate of {rate:g}: with weights however large it is {most:.3f}. "
             "Lower the rate, or give the layer more input"

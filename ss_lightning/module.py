@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ss_lightning.calibration import calibrate, scale_weights
 from ss_lightning.delays import anneal
+from ss_lightning.errors import UsageError
 from ss_lightning.losses import classification_loss, decision_step, decode, spike_penalty
 from ss_lightning.metrics import EvaluationMetrics, MulticlassAccuracy
 from ss_lightning.networks import MLP, ConvNet, NetworkOutput, Spikes, SpikingNetwork
@@ -71,13 +72,20 @@ class SpikingClassifier(L.LightningModule):
         return decode(output.readout, self.network.decoder)
 
     def on_fit_start(self) -> None:
-        """Scale the weights to the rate that they shall start with, unless the training goes on from a checkpoint."""
+        """Scale the weights to the rate that they shall start with, unless the training goes on from a checkpoint.
+
+        Raises:
+            UsageError: a layer cannot reach the rate.
+        """
         if self.start_rate is None or self.trainer.ckpt_path:
             return
         self.trainer.fit_loop.setup_data()
         batch = next(iter(cast(Iterable[Batch], self.trainer.train_dataloader)))
         spikes, _ = self.trainer.strategy.batch_to_device(batch, self.device)
-        factors = calibrate(self.network, spikes, self.start_rate)
+        try:
+            factors = calibrate(self.network, spikes, self.start_rate)
+        except ValueError as error:
+            raise UsageError(f"start_rate: {error}") from error
         # Every device has seen another batch; all take what the first one found.
         scale_weights(self.network, [1 / factor for factor in factors])
         scale_weights(self.network, self.trainer.strategy.broadcast(factors))
@@ -161,7 +169,7 @@ class MLPClassifier(SpikingClassifier):
         self,
         *,
         label_smoothing: float = 0.0,
-        spike_target: list[float] = [0.0, math.inf],  # noqa: B006 (read only; the command line wants a list)
+        spike_target: Sequence[float] = (0.0, math.inf),
         spike_weight: float = 0.0,
         start_rate: float | None = None,
         **network: Any,
@@ -177,7 +185,7 @@ class ConvClassifier(SpikingClassifier):
         self,
         *,
         label_smoothing: float = 0.0,
-        spike_target: list[float] = [0.0, math.inf],  # noqa: B006 (read only; the command line wants a list)
+        spike_target: Sequence[float] = (0.0, math.inf),
         spike_weight: float = 0.0,
         start_rate: float | None = None,
         **network: Any,

@@ -1,11 +1,14 @@
 """Weights that start neither silent nor saturated."""
 
+from pathlib import Path
+
 import lightning as L
 import pytest
 import torch
 
 from ss_lightning import MLP, ConvNet, EventBatch, MLPClassifier
 from ss_lightning.calibration import calibrate, scale_weights
+from ss_lightning.cli import main
 from ss_lightning.data import YinYangData
 
 COMMON = {"input_shape": (20,), "num_classes": 3, "step_ms": 1.0}
@@ -39,8 +42,11 @@ def test_convolutions_too():
 
 
 def test_what_cannot_fire_is_said():
+    network = MLP(**COMMON, hidden=[5])
+    before = network.synapses[0].weight.detach().clone()
     with pytest.raises(ValueError, match=r"hidden layer 0 cannot fire at a rate of 0.5: .* it is 0.000"):
-        calibrate(MLP(**COMMON, hidden=[5]), torch.zeros(10, 2, 20), 0.5)
+        calibrate(network, torch.zeros(10, 2, 20), 0.5)
+    torch.testing.assert_close(network.synapses[0].weight, before)
     with pytest.raises(ValueError, match="between 0 and 1"):
         calibrate(MLP(**COMMON, hidden=[5]), torch.zeros(10, 2, 20), 1.0)
 
@@ -58,3 +64,12 @@ def test_training_starts_at_the_rate():
     )  # fmt: skip
     trainer.fit(model, data)
     assert rates(model.network, spikes) == pytest.approx([0.5], abs=0.1)
+
+
+def test_a_user_is_told_in_one_line(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    config = str(Path(__file__).parents[1] / "configs" / "yinyang.yaml")
+    small = ["--data.num_train=40", "--data.num_val=10", "--data.num_test=10", "--trainer.max_epochs=1"]
+    assert main(["fit", "--config", config, *small, "--model.start_rate=0.9999"]) == 2
+    assert "error: start_rate: hidden layer 0 cannot fire at a rate of 0.9999" in capsys.readouterr().err
+    assert not Path("runs").exists()

@@ -22,7 +22,7 @@ ALLOWED = {
     "losses": set(),
     "metrics": {"events", "networks"},
     "calibration": {"networks"},
-    "module": {"calibration", "delays", "losses", "metrics", "networks"},
+    "module": {"calibration", "delays", "errors", "losses", "metrics", "networks"},
     "data": {"errors", "events"},
     "plots": set(),
     "callbacks": {"errors", "events", "losses", "module", "networks", "plots"},
