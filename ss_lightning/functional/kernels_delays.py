@@ -25,7 +25,8 @@ from numba import njit
 from torch import Tensor
 
 from ss_lightning.events import EventBatch
-from ss_lightning.functional.kernels_numba import _batch_events, _copy, _fill, _jit, _jit_fused, _map_slices
+from ss_lightning.functional.kernels_numba import _batch_events, _copy, _fill, _jit, _jit_fused
+from ss_lightning.functional.threads import map_slices
 
 # The terms of a sum may be added in any order here: a dot product is no vector code otherwise.
 _jit_reduce: Callable[..., Any] = njit(nogil=True, cache=True, error_model="numpy", fastmath={"contract", "reassoc"})
@@ -496,10 +497,10 @@ def weighted_events(spikes: EventBatch | Tensor, dtype: torch.dtype) -> Weighted
         return WeightedEvents(units, offsets, torch.ones(len(units), dtype=dtype).numpy(), num_steps, num_samples)
     dense = spikes.detach().contiguous().numpy()
     counts = np.empty((num_samples, num_steps), np.int32)
-    _map_slices(lambda low, high: count_values(dense, low, high, counts), num_samples)
+    map_slices(lambda low, high: count_values(dense, low, high, counts), num_samples)
     offsets = _offsets(counts)
     units, values = np.empty(offsets[-1], np.uint32), np.empty(offsets[-1], dense.dtype)
-    _map_slices(lambda low, high: list_values(dense, low, high, offsets, units, values), num_samples)
+    map_slices(lambda low, high: list_values(dense, low, high, offsets, units, values), num_samples)
     return WeightedEvents(units, offsets, values, num_steps, num_samples)
 
 
@@ -531,10 +532,10 @@ def _late_events(
     """Taps in order of arrival, for axonal delays: the event of each, which of its taps it is, and offsets."""
     num_steps, num_samples = shape
     counts = np.empty((num_samples, num_steps), np.int32)
-    _map_slices(lambda low, high: count_taps(units, offsets, low, high, first, taps, counts), num_samples)
+    map_slices(lambda low, high: count_taps(units, offsets, low, high, first, taps, counts), num_samples)
     late = _offsets(counts)
     sources, steps = np.empty(late[-1], np.uint32), np.empty(late[-1], np.uint32)
-    _map_slices(
+    map_slices(
         lambda low, high: list_taps(units, offsets, low, high, first, taps, num_steps, late, sources, steps),
         num_samples,
     )
@@ -571,7 +572,7 @@ def delayed_forward(events: WeightedEvents, weight: Tensor, first: Tensor, bump:
         def work(low: int, high: int) -> None:
             synapse_forward(units, offsets, values, low, high, group, slot, starts, heights, synapses, rest, out)
 
-    _map_slices(work, num_samples)
+    map_slices(work, num_samples)
     return torch.from_numpy(out)
 
 
@@ -593,7 +594,7 @@ def parameter_gradients(
         kernel(*lists, low, high, group, slot, starts, heights, synapses, upper, *sums)
         return sums
 
-    parts = _map_slices(work, num_samples)
+    parts = map_slices(work, num_samples)
     grad_weight, grad_bump = (torch.from_numpy(sum(sums)) for sums in zip(*parts, strict=True))
     return (grad_weight.t() if axonal else grad_weight), grad_bump[..., : bump.shape[-1]]
 
@@ -605,7 +606,7 @@ def spike_gradient(weight: Tensor, first: Tensor, bump: Tensor, grad: Tensor) ->
     starts, heights, slot = _arrays(first, bump, len(grad), padded=True)
     out = np.empty((*grad.shape[:2], weight.shape[1]), heights.dtype)
     synapses, upper = weight.detach().contiguous().numpy(), grad.numpy()
-    _map_slices(
+    map_slices(
         lambda low, high: synapse_spike_gradient(low, high, slot, starts, heights, synapses, upper, out), grad.shape[1]
     )
     return torch.from_numpy(out)
@@ -616,7 +617,7 @@ def spread_forward(events: WeightedEvents, first: Tensor, bump: Tensor) -> Tenso
     *lists, num_steps, num_samples = events
     starts, heights, _ = _arrays(first, bump, num_steps, padded=False)
     out = np.zeros((num_steps, num_samples, len(heights)), heights.dtype)
-    _map_slices(lambda low, high: spread_events(*lists, low, high, starts, heights, out), num_samples)
+    map_slices(lambda low, high: spread_events(*lists, low, high, starts, heights, out), num_samples)
     return torch.from_numpy(out)
 
 
@@ -631,14 +632,14 @@ def spread_backward_bump(events: WeightedEvents, first: Tensor, bump: Tensor, gr
         spread_gradient(*lists, low, high, starts, late, total)
         return total
 
-    return torch.from_numpy(sum(_map_slices(work, num_samples)))
+    return torch.from_numpy(sum(map_slices(work, num_samples)))
 
 
 def spread_backward_spikes(first: Tensor, bump: Tensor, grad: Tensor) -> Tensor:
     """``dL/dS`` ``[T, B, N_in]`` from the gradient of :func:`spread_forward`."""
     starts, heights, slot = _arrays(first, bump, len(grad), padded=True)
     out, late = np.empty(grad.shape, heights.dtype), grad.numpy()
-    _map_slices(
+    map_slices(
         lambda low, high: spread_spike_gradient(low, high, slot, starts, heights[None], late, out), grad.shape[1]
     )
     return torch.from_numpy(out)

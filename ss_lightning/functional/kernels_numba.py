@@ -20,10 +20,7 @@ names (the loop would fall back to scalar code at run time).
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -34,6 +31,7 @@ from torch import Tensor
 
 from ss_lightning.events import EventBatch
 from ss_lightning.functional.network import LayerTensors
+from ss_lightning.functional.threads import map_slices, num_slices
 from ss_lightning.surrogate import Surrogate
 
 SURROGATES = {"fast_sigmoid": 0, "atan": 1, "triangle": 2}
@@ -744,27 +742,30 @@ class _Blocks(NamedTuple):
 
 
 @_jit
-def cut_weight(weight, table):
-    """Weights ``[N_out, N_in]`` into a table ``[blocks, N_in, width]``; padding becomes 0."""
-    blocks, num_inputs, width = table.shape
+def cut_weight(weight, low, high, table):
+    """The inputs ``low <= i < high`` of weights ``[N_out, N_in]`` into a table ``[blocks, N_in, width]``.
+
+    Padding becomes 0.
+    """
+    blocks, _, width = table.shape
     num_neurons = weight.shape[0]
     for block in range(blocks):
         # Sixteen neurons at a time: every cache line that is read or written is used whole.
         for first in range(0, width, _LANES):
-            for i in range(num_inputs):
+            for i in range(low, high):
                 for j in range(first, first + _LANES):
                     neuron = block * width + j
                     table[block, i, j] = weight[neuron, i] if neuron < num_neurons else 0
 
 
 @_jit
-def join_weight(table, weight):
+def join_weight(table, low, high, weight):
     """The inverse of :func:`cut_weight`."""
-    blocks, num_inputs, width = table.shape
+    blocks, _, width = table.shape
     num_neurons = weight.shape[0]
     for block in range(blocks):
         for first in range(0, width, _LANES):
-            for i in range(num_inputs):
+            for i in range(low, high):
                 for j in range(first, first + _LANES):
                     if block * width + j < num_neurons:
                         weight[block * width + j, i] = table[block, i, j]
@@ -791,21 +792,33 @@ def _cut_layer(layer: LayerTensors) -> _Blocks:
 
     bias, beta = cut(layer.bias), cut(layer.beta)[:, 0]
     table = np.empty((len(bias), num_inputs, width), bias.dtype)
-    cut_weight(layer.weight.detach().contiguous().numpy(), table)
+    weight = layer.weight.detach().contiguous().numpy()
+    map_slices(lambda low, high: cut_weight(weight, low, high, table), num_inputs)
     return _Blocks(table, bias, beta, cut(layer.threshold, float("inf"))[:, 0])
 
 
-def _join_layer(blocks: _Blocks, layer: LayerTensors, need: LayerTensors) -> LayerTensors:
-    """Gradients of a layer as tensors of its shapes, None where none is needed."""
-    num_neurons = len(layer.weight)
-    vectors = [torch.from_numpy(values).reshape(-1)[:num_neurons] for values in blocks[1:]]
+def _join_layer(parts: Sequence[_Blocks], layer: LayerTensors, need: LayerTensors) -> LayerTensors:
+    """Gradients of a layer, the sum of ``parts``, as tensors of its shapes; None where none is needed."""
+    num_neurons, num_inputs = layer.weight.shape
+    total, *others = parts
+    for part in others:
+        for values, more in zip(total[1:], part[1:], strict=True):
+            values += more
+    vectors = [torch.from_numpy(values).reshape(-1)[:num_neurons] for values in total[1:]]
     if layer.bias is not None and layer.bias.dim() == 2:
-        vectors[0] = torch.from_numpy(blocks.bias).transpose(0, 1).flatten(1)[:, :num_neurons]
+        vectors[0] = torch.from_numpy(total.bias).transpose(0, 1).flatten(1)[:, :num_neurons]
     joined = [vector if needed else None for vector, needed in zip(vectors, need[1:], strict=True)]
     if not need.weight:
         return LayerTensors(None, *joined)
     weight = torch.empty_like(layer.weight, memory_format=torch.contiguous_format)
-    join_weight(blocks.table, weight.numpy())
+    out = weight.numpy()
+
+    def work(low: int, high: int) -> None:
+        for part in others:
+            total.table[:, low:high] += part.table[:, low:high]
+        join_weight(total.table, low, high, out)
+
+    map_slices(work, num_inputs)
     return LayerTensors(weight, *joined)
 
 
@@ -842,22 +855,6 @@ def _shape(surrogate: Surrogate, dtype: np.dtype) -> tuple[Any, Any]:
 def _sources(times: list[np.ndarray], skip: bool) -> list[np.ndarray]:
     """Which of the hidden layers so far the next layer listens to."""
     return times if skip else times[-1:]
-
-
-@lru_cache(maxsize=1)
-def _pool(process: int, threads: int) -> ThreadPoolExecutor:
-    """Threads of this process (a forked child must not use those of its parent)."""
-    return ThreadPoolExecutor(threads, thread_name_prefix="ss_lightning")
-
-
-def _map_slices(work: Callable[[int, int], Any], num_samples: int) -> list[Any]:
-    """``work(low, high)`` on one slice of the samples for each of torch's threads; results in order."""
-    threads = torch.get_num_threads()
-    slices = min(threads, num_samples)
-    if slices <= 1:
-        return [work(0, num_samples)]
-    bounds = [num_samples * i // slices for i in range(slices + 1)]
-    return list(_pool(os.getpid(), threads).map(work, bounds[:-1], bounds[1:]))
 
 
 class Prepared(NamedTuple):
@@ -897,7 +894,7 @@ def network_forward(
         out = membrane[low:high].numpy()
         readout_membrane(*spikes, last.table[0], last.bias[0, 0], last.beta[0], out)
 
-    _map_slices(work, num_samples)
+    map_slices(work, num_samples)
     return membrane, times, prepared
 
 
@@ -933,6 +930,7 @@ def network_backward(
     """
     source, layers, last = prepared
     num_samples, num_steps, _ = grad.shape
+    slices = num_slices(num_samples)
     depth = len(hidden)
     itemsize = readout.weight.element_size()
     # Below the lowest layer that learns nothing is left to do.
@@ -953,21 +951,29 @@ def network_backward(
         stacked = torch.cat([weights[k][:, begin : begin + len(weights[i])] for k in above])
         up_weights[i] = _cut_rows(F.pad(stacked, (0, 0, 0, 1)), layers[i].bias.shape[2])
 
-    def work(low: int, high: int) -> list[_Blocks]:
-        grads = [_Blocks(*(np.zeros_like(array) for array in layer)) for layer in (*layers, last)]
-        padded_steps = -(-num_steps // 8) * 8
-        chunk = max(1, min(high - low, _UP_BYTES // (padded_steps * num_columns * itemsize)))
+    padded_steps = -(-num_steps // 8) * 8
+    chunk = max(1, min(-(-num_samples // slices), _UP_BYTES // (padded_steps * num_columns * itemsize)))
+    narrowest = min((layer.bias.shape[2] for layer in layers[lowest:]), default=_MAX_WIDTH)
+
+    def group_size(samples: int, width: int) -> int:
+        return max(1, min(samples, _SCRATCH_BYTES // (num_steps * width * itemsize)))
+
+    def memory() -> tuple[list[_Blocks], np.ndarray, np.ndarray]:
+        grads = [_Blocks(*(np.zeros(array.shape, array.dtype) for array in layer)) for layer in (*layers, last)]
         up = np.zeros((chunk, padded_steps, num_columns + 1), last.table.dtype)
-        # Once for all chunks: with many steps its page faults would cost more than the work in it.
-        narrowest = min((layer.bias.shape[2] for layer in layers[lowest:]), default=_MAX_WIDTH)
         scratch = np.empty((group_size(chunk, narrowest) * (padded_steps + 1), _ROW), last.table.dtype)
+        return grads, up, scratch
+
+    # From this thread, which gets the same memory in every step; the others would get fresh pages each time, and
+    # their page faults cost as much as a third of the work.
+    memories = [memory() for _ in range(slices)]
+
+    def work(low: int, high: int) -> list[_Blocks]:
+        grads, up, scratch = memories.pop()
         for begin in range(low, high, chunk):
             end = min(begin + chunk, high)
             backward_chunk(begin, end, up[: end - begin], scratch, grads)
         return grads
-
-    def group_size(samples: int, width: int) -> int:
-        return max(1, min(samples, _SCRATCH_BYTES // (num_steps * width * itemsize)))
 
     def backward_chunk(low: int, high: int, up: np.ndarray, scratch: np.ndarray, grads: list[_Blocks]) -> None:
         samples = high - low
@@ -1015,12 +1021,9 @@ def network_backward(
             if i in column and estimator != "ramp":
                 up_last[:, column[i] : column[i] + done[i].shape[1]] = np.minimum(done[i], num_steps - 1)
 
-    parts = _map_slices(work, num_samples)
-    for other in parts[1:]:
-        for layer, other_layer in zip(parts[0], other, strict=True):
-            for total, part in zip(layer, other_layer, strict=True):
-                total += part
-    return [_join_layer(*args) for args in zip(parts[0], (*hidden, readout), needs, strict=True)]
+    parts = map_slices(work, num_samples)
+    joined = zip(zip(*parts, strict=True), (*hidden, readout), needs, strict=True)
+    return [_join_layer(*args) for args in joined]
 
 
 def dense_forward(
@@ -1042,7 +1045,7 @@ def dense_forward(
         low, high = low * _MAX_WIDTH, min(high * _MAX_WIDTH, columns)
         dense_spikes(*arrays, low, high, keep, spikes, first, second, kept)
 
-    _map_slices(work, -(-columns // _MAX_WIDTH))
+    map_slices(work, -(-columns // _MAX_WIDTH))
     return torch.from_numpy(spikes), (torch.from_numpy(first), torch.from_numpy(second), torch.from_numpy(kept))
 
 
@@ -1067,5 +1070,5 @@ def dense_backward(
         low, high = low * _MAX_WIDTH, min(high * _MAX_WIDTH, columns)
         dense_gradient(*arrays, low, high, *kept, grad.numpy(), *rule, *results)
 
-    _map_slices(work, -(-columns // _MAX_WIDTH))
+    map_slices(work, -(-columns // _MAX_WIDTH))
     return tuple(torch.from_numpy(result) for result in results)  # type: ignore[return-value]

@@ -125,11 +125,15 @@ def test_dense_refuses_what_it_cannot_do() -> None:
 def test_join_is_the_inverse_of_cut(shape: tuple[int, int]) -> None:
     weight = np.random.default_rng(0).standard_normal(shape)
     table = np.full((2, shape[1], 32), np.nan)
-    kernels.cut_weight(weight, table)
+    middle = shape[1] // 2
+    kernels.cut_weight(weight, 0, middle, table)
+    assert np.isnan(table[:, middle:]).all()
+    kernels.cut_weight(weight, middle, shape[1], table)
     assert np.isfinite(table).all()
     assert table.transpose(0, 2, 1).reshape(64, -1)[shape[0] :].sum() == 0
     joined = np.empty_like(weight)
-    kernels.join_weight(table, joined)
+    for low, high in ((0, middle), (middle, shape[1])):
+        kernels.join_weight(table, low, high, joined)
     assert np.array_equal(joined, weight)
 
 
