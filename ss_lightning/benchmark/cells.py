@@ -45,7 +45,8 @@ def cells(suite: str, full: bool) -> list[Cell]:
     if suite == "neuron":
         lengths = [2**k for k in range(3, 12)] if full else [8, 32, 128, 512]
         grid = [Cell(suite, f"T={t}", 128, t, (512,)) for t in lengths]
-        return [*grid, Cell(suite, "[128, 1000, 512]", 1000, 128, (512,))]
+        # The same number of currents as wide batches of short samples and as long ones.
+        return [*grid, Cell(suite, "T=128, B=1000", 1000, 128, (512,)), Cell(suite, "T=1000", 128, 1000, (512,))]
     if suite == "layer":
         lengths = [2**k for k in range(3, 12)] if full else [32, 128, 512]
         batches = [16, 32, 64, 128] if full else [128]

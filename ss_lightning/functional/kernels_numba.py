@@ -900,7 +900,7 @@ def network_forward(
 
 # Gradients of the layers above that one thread holds at a time, and the scratch of a group of samples.
 _UP_BYTES = 1_000_000
-_SCRATCH_BYTES = 1_000_000
+_SCRATCH_BYTES = 2_000_000
 
 
 def network_backward(
