@@ -31,6 +31,7 @@ from numba import njit
 from torch import Tensor
 
 from ss_lightning.events import EventBatch
+from ss_lightning.functional.kernels_rows import add_rows
 from ss_lightning.functional.network import LayerTensors
 from ss_lightning.functional.threads import map_slices, num_slices
 from ss_lightning.surrogate import Surrogate
@@ -84,57 +85,6 @@ def _add_one(total, table, a):
     row_a = table[a]
     for j in range(total.shape[0]):
         total[j] += row_a[j]
-
-
-@_jit
-def _add_two(total, table, a, b):
-    row_a, row_b = table[a], table[b]
-    for j in range(total.shape[0]):
-        total[j] += row_a[j] + row_b[j]
-
-
-@_jit
-def _add_four(total, table, a, b, c, d):
-    row_a, row_b, row_c, row_d = table[a], table[b], table[c], table[d]
-    for j in range(total.shape[0]):
-        total[j] += (row_a[j] + row_b[j]) + (row_c[j] + row_d[j])
-
-
-@_jit
-def _add_eight(total, table, a, b, c, d, e, f, g, h):
-    row_a, row_b, row_c, row_d = table[a], table[b], table[c], table[d]
-    row_e, row_f, row_g, row_h = table[e], table[f], table[g], table[h]
-    for j in range(total.shape[0]):
-        first_four = (row_a[j] + row_b[j]) + (row_c[j] + row_d[j])
-        total[j] += first_four + ((row_e[j] + row_f[j]) + (row_g[j] + row_h[j]))
-
-
-@_jit
-def _add_rows(total, table, index, start, stop):
-    """``total += sum of table[index[k]]`` for ``start <= k < stop``, as few passes over ``total`` as it takes."""
-    k = start
-    while k + 8 <= stop:
-        _add_eight(
-            total,
-            table,
-            index[k],
-            index[k + 1],
-            index[k + 2],
-            index[k + 3],
-            index[k + 4],
-            index[k + 5],
-            index[k + 6],
-            index[k + 7],
-        )
-        k += 8
-    if k + 4 <= stop:
-        _add_four(total, table, index[k], index[k + 1], index[k + 2], index[k + 3])
-        k += 4
-    if k + 2 <= stop:
-        _add_two(total, table, index[k], index[k + 1])
-        k += 2
-    if k < stop:
-        _add_one(total, table, index[k])
 
 
 @_jit
@@ -202,7 +152,7 @@ def first_times(units, offsets, stride, num_steps, table, bias, beta, threshold,
             _fill(time, silent)
             for t in range(num_steps):
                 _copy(current, bias[block, min(t, last_bias)])
-                _add_rows(current, table[block], units, offsets[b * stride + t], offsets[b * stride + t + 1])
+                add_rows(current, table[block], units, offsets[b * stride + t], offsets[b * stride + t + 1])
                 _fire(time, membrane, current, beta[block], threshold[block], np.int32(t), silent)
                 # Once all have fired nothing that follows can matter; looking costs a pass, so not every step.
                 if t % 8 == 7 and _latest(time, count) < num_steps:
@@ -220,7 +170,7 @@ def readout_membrane(units, offsets, stride, table, bias, beta, out):
         for t in range(num_steps):
             row = out[b, t]
             _copy(row, bias)
-            _add_rows(row, table, units, offsets[b * stride + t], offsets[b * stride + t + 1])
+            add_rows(row, table, units, offsets[b * stride + t], offsets[b * stride + t + 1])
             _integrate(row, before, beta)
             before = row
 
@@ -533,7 +483,7 @@ def layer_backward(
             for t in range(num_steps):
                 membrane = scratch[top + t, :width]
                 _copy(membrane, bias[block, min(t, last_bias)])
-                _add_rows(membrane, table[block], units, offsets[b * stride + t], offsets[b * stride + t + 1])
+                add_rows(membrane, table[block], units, offsets[b * stride + t], offsets[b * stride + t + 1])
                 _integrate(membrane, scratch[top + t - 1], beta[block])
                 if estimator == _SURVIVAL:
                     _note_second(second, first, membrane, threshold[block], np.int32(t), silent)
@@ -589,7 +539,7 @@ def layer_backward(
                     end = starts[g, i + 1]
                     while end > starts[g, i] and rows[end - 1] >= top + stop:
                         end -= 1
-                    _add_rows(grad_table[block, i], scratch, rows, starts[g, i], end)
+                    add_rows(grad_table[block, i], scratch, rows, starts[g, i], end)
         state_rows = state.reshape(-1, _ROW)
         if last_bias == 0:
             _add_one(grad_bias[block, 0], state_rows, _GRAD_BIAS // _ROW)
