@@ -2,7 +2,7 @@
 
 ``python -m ss_lightning.benchmark.epoch --root DIR`` with ``DIR/SHD/shd_train.h5``. Both train 700-300-C at T=500,
 2 ms steps, batch 128, from the file on disk to the last optimizer step, in turns; the first epoch of each is not
-counted.
+counted. ``--loading`` asks instead what a batch takes to come from either loader, without a network.
 """
 
 from __future__ import annotations
@@ -35,6 +35,16 @@ def train(network: nn.Module, batches) -> float:
     return time.perf_counter() - start
 
 
+def load(batches, count: int) -> list[float]:
+    """Seconds that each of the first batches took to come."""
+    seconds, batches = [], iter(batches)
+    for _ in range(count):
+        start = time.perf_counter()
+        next(batches)
+        seconds.append(time.perf_counter() - start)
+    return seconds
+
+
 def our_batches(root: Path):
     """The loader of this package, reading its cache anew."""
     data = SHDData(str(root), num_steps=STEPS, step_ms=STEP_MS, val_speakers=[], batch_size=BATCH)
@@ -63,18 +73,22 @@ def tonic_batches(root: Path, folder: Path):
 
 
 def main(arguments: list[str]) -> int:
-    """Print the seconds of each round and the ratio of the medians."""
+    """Print the seconds of each round, or of each batch, and the ratio of the medians."""
     parser = ArgumentParser(prog="python -m ss_lightning.benchmark.epoch", description=__doc__)
     parser.add_argument("--root", type=Path, required=True)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--loading", action="store_true")
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
     classes = SHDData(str(options.root), num_steps=STEPS, step_ms=STEP_MS).num_classes
     sizes = (UNITS, HIDDEN, classes)
     seconds: dict[str, list[float]] = {"ss_lightning": [], "tonic + snnTorch": []}
     with tempfile.TemporaryDirectory() as folder:
-        for _ in range(options.rounds + 1):
+        if options.loading:
+            seconds["ss_lightning"] = load(our_batches(options.root), options.rounds + 1)
+            seconds["tonic + snnTorch"] = load(tonic_batches(options.root, Path(folder)), options.rounds + 1)
+        for _ in range(0 if options.loading else options.rounds + 1):
             torch.manual_seed(0)
             start = time.perf_counter()
             batches = our_batches(options.root)
@@ -84,7 +98,7 @@ def main(arguments: list[str]) -> int:
                 train(SnnTorchLoop(sizes, STEPS), tonic_batches(options.root, Path(folder)))
             )
     for name, values in seconds.items():
-        print(f"{name:18s} {statistics.median(values[1:]):7.2f} s  {[round(v, 2) for v in values[1:]]}")
+        print(f"{name:18s} {statistics.median(values[1:]):8.4f} s  {[round(v, 4) for v in values[1:]]}")
     ours, theirs = (statistics.median(values[1:]) for values in seconds.values())
     print(f"ratio {theirs / ours:.1f}x, {options.threads} threads")
     return 0
