@@ -88,15 +88,16 @@ def main(arguments: list[str]) -> int:
         if options.loading:
             seconds["ss_lightning"] = load(our_batches(options.root), options.rounds + 1)
             seconds["tonic + snnTorch"] = load(tonic_batches(options.root, Path(folder)), options.rounds + 1)
-        for _ in range(0 if options.loading else options.rounds + 1):
-            torch.manual_seed(0)
-            start = time.perf_counter()
-            batches = our_batches(options.root)
-            opening = time.perf_counter() - start
-            seconds["ss_lightning"].append(opening + train(Ours(sizes, estimator="ramp"), batches))
-            seconds["tonic + snnTorch"].append(
-                train(SnnTorchLoop(sizes, STEPS), tonic_batches(options.root, Path(folder)))
-            )
+        else:
+            for _ in range(options.rounds + 1):
+                torch.manual_seed(0)
+                start = time.perf_counter()
+                batches = our_batches(options.root)
+                opening = time.perf_counter() - start
+                seconds["ss_lightning"].append(opening + train(Ours(sizes, estimator="ramp"), batches))
+                seconds["tonic + snnTorch"].append(
+                    train(SnnTorchLoop(sizes, STEPS), tonic_batches(options.root, Path(folder)))
+                )
     for name, values in seconds.items():
         print(f"{name:18s} {statistics.median(values[1:]):8.4f} s  {[round(v, 4) for v in values[1:]]}")
     ours, theirs = (statistics.median(values[1:]) for values in seconds.values())

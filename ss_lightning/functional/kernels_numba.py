@@ -2,7 +2,8 @@
 
 :func:`network_forward` and :func:`network_backward` are the two passes that
 :func:`ss_lightning.functional.network.event_network` wraps for autograd. Both cut the batch into one slice of
-samples for each thread; the kernels release the GIL, so plain Python threads run them side by side.
+samples for each thread; the kernels release the GIL, so that :func:`ss_lightning.functional.threads.map_slices` can run
+them side by side.
 
 Forward, for one sample and one block of neurons: add the weight rows of this step's events, decay, compare, note
 the first crossing. Only first spike times are kept. Backward: recompute the membrane of one sample and block into
@@ -734,7 +735,7 @@ def join_weight(table, low, high, weight):
 
 
 def _empty(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-    """``np.empty`` that begins with a cache line: vectors that straddle two of them cost twice (12 % of a step)."""
+    """``np.empty`` that begins with a cache line: vectors that straddle two of them cost twice (a tenth of a step)."""
     size = math.prod(shape) * dtype.itemsize
     room = np.empty(size + _LINE, np.uint8)
     skip = -room.ctypes.data % _LINE
@@ -941,8 +942,7 @@ def network_backward(
         scratch = _empty((group_size(chunk, narrowest) * (padded_steps + 1), _ROW), last.table.dtype)
         return grads, up, scratch
 
-    # From this thread, which gets the same memory in every step; the others would get fresh pages each time, and
-    # their page faults cost as much as a third of the work.
+    # From this thread, which finds the memory of the step before; the others' may be fresh pages each time.
     memories = [memory() for _ in range(slices)]
 
     def work(low: int, high: int) -> list[_Blocks]:

@@ -17,12 +17,12 @@ from ss_lightning.functional.threads import map_slices, num_slices
 @pytest.fixture(params=["openmp", "pool"], autouse=True)
 def team(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """Both teams, with three threads whatever the machine has."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(3)
     if request.param == "pool":
         monkeypatch.setattr(threads, "_openmp", lambda process: None)
     elif threads._openmp(os.getpid()) is None:
         pytest.skip("torch has no OpenMP here")
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
     yield request.param
     torch.set_num_threads(before)
 
