@@ -2,8 +2,9 @@
 
 torch's own parallel loops run on an OpenMP team whose threads, when a loop ends, wait for the next one without
 sleeping, for some milliseconds. Threads of our own would have to share the cores with them all that time: on two
-cores a training step for Fashion-MNIST took 38 ms instead of 28. So the slices run on that same team, which the GNU interface of OpenMP
-(``GOMP_parallel``) gives to anyone; where torch was built without it, a plain thread pool does the work.
+cores a training step for Fashion-MNIST took 38 ms instead of 28. So the slices run on that same team, which the GNU
+interface of OpenMP (``GOMP_parallel``) gives to anyone; where torch was built without it, a plain thread pool does the
+work.
 """
 
 from __future__ import annotations
