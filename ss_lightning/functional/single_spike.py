@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from types import ModuleType
 from typing import Any
 
 import torch
@@ -84,31 +83,28 @@ def single_spike(
     """
     check_arguments(current, beta, estimator)
     beta, threshold = as_like(beta, current), as_like(threshold, current)
-    kernels = _choose_kernels(backend, current, beta, threshold, surrogate)
-    if kernels is not None:
-        return _FusedSingleSpike.apply(kernels, current, beta, threshold, surrogate, estimator)
+    if _has_kernels(backend, current, beta, threshold, surrogate):
+        return _FusedSingleSpike.apply(current, beta, threshold, surrogate, estimator)
     if isinstance(surrogate, Surrogate) and not torch.compiler.is_compiling():
         return _SingleSpike.apply(current, beta, threshold, surrogate, estimator)
     crossings = surrogate(leaky_scan(current, beta) - threshold)
     return first_spike(crossings, estimator).to(current.dtype)
 
 
-def _choose_kernels(
-    backend: str, current: Tensor, beta: Tensor, threshold: Tensor, surrogate: SpikeGrad
-) -> ModuleType | None:
-    """The kernels for a dense current, which exist for the CPU and one dtype; None means plain PyTorch."""
+def _has_kernels(backend: str, current: Tensor, beta: Tensor, threshold: Tensor, surrogate: SpikeGrad) -> bool:
+    """Whether to use the kernels for a dense current, which exist for the CPU and one dtype, or plain PyTorch."""
     if backend == "triton":
         raise ValueError("the triton backend takes events (event_network), not a dense current; use 'torch' or 'auto'")
     if backend == "auto" and current.device.type != "cpu":
-        return None
+        return False
     if not current.dtype == beta.dtype == threshold.dtype:
         if backend == "numba":
             raise ValueError(
                 f"the numba backend needs one dtype, got a current of {current.dtype}, beta of {beta.dtype} and "
                 f"threshold of {threshold.dtype}"
             )
-        return None
-    return choose_backend(backend, current.device, current.dtype, surrogate)
+        return False
+    return choose_backend(backend, current.device, current.dtype, surrogate) is not None
 
 
 def check_arguments(current: Tensor, beta: Tensor | float, estimator: str) -> None:
@@ -167,33 +163,30 @@ class _FusedSingleSpike(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any,
-        kernels: ModuleType,
-        current: Tensor,
-        beta: Tensor,
-        threshold: Tensor,
-        surrogate: Surrogate,
-        estimator: str,
+        ctx: Any, current: Tensor, beta: Tensor, threshold: Tensor, surrogate: Surrogate, estimator: str
     ) -> Tensor:
+        from ss_lightning.functional.kernels_dense import dense_forward  # numba is imported only where it is used
+
         shape = current.shape
         columns = current.contiguous().view(len(current), -1)
-        vectors = [value.expand(shape[1:]).reshape(-1) for value in (beta, threshold)]
-        spikes, saved = kernels.dense_forward(columns, *vectors, keep=any(ctx.needs_input_grad))
+        decay, level = (value.expand(shape[1:]).reshape(-1) for value in (beta, threshold))
+        spikes, saved = dense_forward(columns, decay, level, keep=any(ctx.needs_input_grad))
         ctx.save_for_backward(columns, beta, threshold, *saved)
-        ctx.kernels, ctx.surrogate, ctx.estimator, ctx.shape = kernels, surrogate, estimator, shape
+        ctx.surrogate, ctx.estimator, ctx.shape = surrogate, estimator, shape
         return spikes.view(shape)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        from ss_lightning.functional.kernels_dense import dense_backward
+
         columns, beta, threshold, *saved = ctx.saved_tensors
         shape = ctx.shape
-        vectors = [value.expand(shape[1:]).reshape(-1) for value in (beta, threshold)]
-        grad_current, *grads = ctx.kernels.dense_backward(
-            columns, *vectors, saved, grad.contiguous().view_as(columns), ctx.surrogate, ctx.estimator
-        )
+        decay, level = (value.expand(shape[1:]).reshape(-1) for value in (beta, threshold))
+        grad = grad.contiguous().view_as(columns)
+        grad_current, *grads = dense_backward(columns, decay, level, saved, grad, ctx.surrogate, ctx.estimator)
         grad_beta, grad_threshold = (
             total.view(shape[1:]).sum_to_size(value.shape) if needed else None
-            for total, value, needed in zip(grads, (beta, threshold), ctx.needs_input_grad[2:4], strict=True)
+            for total, value, needed in zip(grads, (beta, threshold), ctx.needs_input_grad[1:3], strict=True)
         )
-        return None, grad_current.view(shape), grad_beta, grad_threshold, None, None
+        return grad_current.view(shape), grad_beta, grad_threshold, None, None
