@@ -38,10 +38,13 @@ def calibrate(network: SpikingNetwork, spikes: Spikes, rate: float) -> list[floa
         The factor of each hidden layer.
 
     Raises:
-        ValueError: the rate is not between 0 and 1, or a layer, which stays as it was, cannot reach it.
+        ValueError: the rate is not between 0 and 1, or a layer, which stays as it was, cannot reach it; or currents
+            are normalised, so that weights have no say.
     """
     if not 0 < rate < 1:
         raise ValueError(f"a rate must lie between 0 and 1, got {rate}")
+    if any(isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d)) for module in network.modules()):
+        raise ValueError("with batch_norm the scale of the weights changes no current; use one of the two")
     was_training = network.training
     network.eval()
     factors = []

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
+from torch.nn.utils.fusion import fuse_conv_bn_weights, fuse_linear_bn_weights
 from torch.nn.utils.parametrize import is_parametrized, register_parametrization
 
 from ss_lightning.delays import DelayedLinear
@@ -35,6 +36,9 @@ NeuronKind = Literal["single", "standard", "multi"]
 Decoder = Literal["sum", "max", "softmax", "first_spike"]
 
 Spikes: TypeAlias = EventBatch | Tensor
+
+# Standard deviation of a normalised current, as a share of the threshold, at the start.
+_NORM_GAIN = 0.5
 
 
 class LayerActivity(NamedTuple):
@@ -490,6 +494,8 @@ class ConvNet(SpikingNetwork):
         pool_size: side of the pooling windows after each convolution.
         pool: ``max`` or ``avg``. A max pool over spikes in time passes a spike of each neuron in its window.
         hidden: number of neurons of each fully connected hidden layer.
+        batch_norm: the current of every hidden layer is normalised over batch, steps and places, per channel or neuron,
+            in training; in evaluation this is part of the weights (Ioffe & Szegedy, arXiv:1502.03167).
 
     Defaults are the paper's ``32C5-P2-64C5-P2-1000`` (arXiv:2205.15286).
     """
@@ -502,6 +508,7 @@ class ConvNet(SpikingNetwork):
         pool_size: int = 2,
         pool: Literal["max", "avg"] = "max",
         hidden: Sequence[int] = (1000,),
+        batch_norm: bool = False,
         **common: Any,
     ) -> None:
         super().__init__(**common)
@@ -521,18 +528,27 @@ class ConvNet(SpikingNetwork):
                     f"images of {self.input_shape} are too small for {len(channels)} convolutions with kernel_size="
                     f"{kernel_size} and pool_size={pool_size}"
                 )
-            self.convolutions.append(nn.Conv2d(depth, size, kernel_size))
+            # A bias would vanish in the normalisation.
+            self.convolutions.append(nn.Conv2d(depth, size, kernel_size, bias=not batch_norm))
             self.conv_neurons.append(self._hidden((size, 1, 1)))
             self._conv_shapes.append((size, height, width))
             depth, height, width = size, height // pool_size, width // pool_size
         self.pool_size = pool_size
         self.pool = (nn.MaxPool2d if pool == "max" else nn.AvgPool2d)(pool_size)
         sizes = [depth * height * width, *hidden, self.num_classes]
-        self.synapses = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(sizes))
+        self.synapses = nn.ModuleList(
+            nn.Linear(a, b, bias=not batch_norm or index == len(hidden)) for index, (a, b) in enumerate(pairwise(sizes))
+        )
         self.neurons = nn.ModuleList(self._hidden((size,)) for size in hidden)
         self.readout = self._readout()
         for layer in (*self.convolutions, *self.synapses):
             self._start(layer)
+        self.norms = nn.ModuleList()
+        if batch_norm:
+            self.norms.extend(nn.BatchNorm2d(size) for size in channels)
+            self.norms.extend(nn.BatchNorm1d(size) for size in hidden)
+            for norm in self.norms:
+                nn.init.constant_(cast(nn.BatchNorm2d, norm).weight, _NORM_GAIN * self.threshold)
 
     def forward(self, spikes: Spikes) -> NetworkOutput:
         """See :meth:`SpikingNetwork.forward`."""
@@ -542,13 +558,26 @@ class ConvNet(SpikingNetwork):
         x = dense.reshape(steps * batch, *self.input_shape).to(self._linear[0].weight.dtype)
         layers: list[Tensor] = []
         for depth, (convolution, neurons) in enumerate(zip(self.convolutions, self.conv_neurons, strict=True)):
-            layers.append(self._dropped(self._spikes(depth, neurons, convolution(x).unflatten(0, (steps, batch)))))
+            current = self._normalised(depth, convolution(x)).unflatten(0, (steps, batch))
+            layers.append(self._dropped(self._spikes(depth, neurons, current)))
             x = self.pool(self._rescaled(layers[-1]).flatten(0, 1))
-        x = x.reshape(steps, batch, -1)
+        x = x.reshape(steps * batch, -1)
         for depth, (synapse, neurons) in enumerate(zip(self.synapses[:-1], self.neurons, strict=True), len(layers)):
-            layers.append(self._dropped(self._spikes(depth, neurons, synapse(x))))
-            x = self._rescaled(layers[-1])
-        return _output_of_spikes(self.readout(self.synapses[-1](x)), layers)
+            current = self._normalised(depth, synapse(x)).unflatten(0, (steps, batch))
+            layers.append(self._dropped(self._spikes(depth, neurons, current)))
+            x = self._rescaled(layers[-1]).flatten(0, 1)
+        return _output_of_spikes(self.readout(self.synapses[-1](x).unflatten(0, (steps, batch))), layers)
+
+    def _normalised(self, depth: int, current: Tensor) -> Tensor:
+        return self.norms[depth](current) if self.norms else current
+
+    def folded(self) -> ConvNet:
+        """See :meth:`SpikingNetwork.folded`; the normalisation goes into weights and biases."""
+        copied = cast(ConvNet, super().folded())
+        for layer, norm in zip(copied.hidden_synapses, copied.norms, strict=False):
+            _fold_norm(cast(nn.Linear, layer), cast(nn.BatchNorm2d, norm))
+        copied.norms = nn.ModuleList()
+        return copied
 
     @property
     def layer_sizes(self) -> list[int]:
@@ -608,6 +637,13 @@ def _fold(module: nn.Module) -> None:
     module.__class__ = type(module).__bases__[0]
     for name, value in values.items():
         module.register_parameter(name, nn.Parameter(value))
+
+
+def _fold_norm(layer: nn.Linear | nn.Conv2d, norm: nn.BatchNorm1d | nn.BatchNorm2d) -> None:
+    """Give a layer without bias the weights and the bias that it has behind the normalisation in evaluation."""
+    fuse = fuse_conv_bn_weights if isinstance(layer, nn.Conv2d) else fuse_linear_bn_weights
+    mean, variance = cast(Tensor, norm.running_mean), cast(Tensor, norm.running_var)
+    layer.weight, layer.bias = fuse(layer.weight, None, mean, variance, norm.eps, norm.weight, norm.bias)
 
 
 def init_uniform(layer: nn.Linear | nn.Conv2d, gain: float = 1.0) -> None:
