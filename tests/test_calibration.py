@@ -49,6 +49,8 @@ def test_what_cannot_fire_is_said():
     torch.testing.assert_close(network.synapses[0].weight, before)
     with pytest.raises(ValueError, match="between 0 and 1"):
         calibrate(MLP(**COMMON, hidden=[5]), torch.zeros(10, 2, 20), 1.0)
+    with pytest.raises(ValueError, match="batch_norm"):
+        calibrate(ConvNet(input_shape=(1, 28, 28), num_classes=3, step_ms=1.0, batch_norm=True), torch.zeros(1), 0.3)
 
 
 def test_training_starts_at_the_rate():

@@ -313,13 +313,21 @@ def test_the_file_keeps_every_argument_of_the_networks():
         assert known - {"self", "common", "input_gain"} == about["arguments"].keys()
 
 
-def test_weights_and_decays_are_written_as_they_act(tmp_path):
-    """However they were learned: normalised weights and logarithmic time constants are no business of a reader."""
-    net = mlp(tau_hidden_ms=[3.0, 30.0], log_tau=True, weight_norm=True, dropout=0.2)
-    spikes = torch.rand(20, 3, net.num_inputs).round()
+@pytest.mark.parametrize(
+    "net",
+    [
+        mlp(tau_hidden_ms=[3.0, 30.0], log_tau=True, weight_norm=True, dropout=0.2),
+        conv(pool="avg", batch_norm=True, weight_norm=True, log_tau=True),
+    ],
+    ids=["mlp", "conv"],
+)
+def test_weights_and_decays_are_written_as_they_act(net, tmp_path):
+    """However they were learned: normalisation and logarithmic time constants are no business of a reader."""
+    spikes = torch.rand(20, 3, *net.input_shape).round()
+    net(spikes)  # statistics of a normalisation
     to_nir(net, tmp_path / "net.nir")
     back = from_nir(tmp_path / "net.nir").eval()
-    assert torch.equal(back(spikes).readout, net.eval()(spikes).readout)
+    torch.testing.assert_close(back(spikes).readout, net.eval()(spikes).readout)
     program = export_program(net, 20).module()
     torch.testing.assert_close(program(spikes), net(spikes).readout)
 

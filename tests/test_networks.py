@@ -1,5 +1,6 @@
 import copy
 import math
+from typing import ClassVar
 
 import pytest
 import torch
@@ -321,6 +322,54 @@ class TestSynapticOperations:
         assert conv2.view(5, 4, 3)[:, :, :2].unique().tolist() == [6]
         assert conv2.view(5, 4, 3)[:, :, 2].unique().tolist() == [0], "the pool drops the last column"
         assert dense.tolist() == [3] * 6
+
+
+class TestBatchNorm:
+    arguments: ClassVar = {
+        "input_shape": (2, 14, 13), "num_classes": 3, "step_ms": 1, "channels": [4, 3], "kernel_size": 3, "hidden": [6],
+        "tau_hidden_ms": math.inf,
+    }  # fmt: skip
+
+    def net(self, **changes):
+        torch.manual_seed(0)
+        net = ConvNet(**self.arguments, batch_norm=True, **changes).double()
+        for _ in range(20):  # running statistics that are not those of the start
+            net(dense_input(6, 8, 2 * 14 * 13).double())
+        with torch.no_grad():
+            for norm in net.norms:
+                norm.bias.uniform_(-0.2, 0.2)
+                norm.weight.fill_(2)
+        return net
+
+    @pytest.mark.parametrize("weight_norm", [False, True])
+    def test_folded_computes_the_same_as_evaluation(self, weight_norm):
+        net = self.net(weight_norm=weight_norm).eval()
+        folded = net.folded()
+        spikes = dense_input(6, 5, 2 * 14 * 13).double()
+        assert not folded.norms
+        assert set(folded.state_dict()) == set(ConvNet(**self.arguments).state_dict())
+        torch.testing.assert_close(folded(spikes).readout, net(spikes).readout, rtol=1e-9, atol=1e-9)
+        assert all(layer.spike_count.any() for layer in net(spikes).activity)
+        with torch.no_grad():  # the control: a statistic that is left out shows
+            net.norms[1].running_mean -= 1
+        assert not torch.allclose(folded(spikes).readout, net(spikes).readout, atol=1e-3)
+
+    def test_currents_are_normalised_in_training(self):
+        net = self.net()
+        seen = []
+        for norm in net.norms:
+            norm.register_forward_hook(lambda module, args, out: seen.append((out, module.bias)))
+        net(dense_input(6, 8, 2 * 14 * 13).double()).readout.sum().backward()
+        assert len(seen) == 3
+        for current, bias in seen:
+            over = [axis for axis in range(current.dim()) if axis != 1]
+            torch.testing.assert_close(current.mean(over), bias, rtol=0, atol=1e-9)
+            assert (current.std(over) < 2.1).all()
+        assert all(p.grad is not None for p in net.parameters() if p.requires_grad)
+
+    def test_no_neuron_fires_twice(self):
+        out = self.net()(dense_input(12, 3, 2 * 14 * 13, density=0.5).double())
+        assert [int(layer.spike_count.max()) for layer in out.activity] == [1, 1, 1]
 
 
 def test_conv_net_shapes_and_events():

@@ -116,6 +116,7 @@ def describe(
             "pool_size": network.pool_size,
             "pool": "max" if isinstance(network.pool, nn.MaxPool2d) else "avg",
             "hidden": [cast(nn.Linear, s).out_features for s in list(network.synapses)[:-1]],
+            "batch_norm": bool(network.norms),
         }
         return list(_conv_layers(network)), network.input_shape, about
     hint = "; give its .network" if isinstance(network, SpikingClassifier) else ""
