@@ -495,7 +495,8 @@ class ConvNet(SpikingNetwork):
         pool: ``max`` or ``avg``. A max pool over spikes in time passes a spike of each neuron in its window.
         hidden: number of neurons of each fully connected hidden layer.
         batch_norm: the current of every hidden layer is normalised over batch, steps and places, per channel or neuron,
-            in training; in evaluation this is part of the weights (Ioffe & Szegedy, arXiv:1502.03167).
+            in training; in evaluation this is part of the weights (Ioffe & Szegedy, arXiv:1502.03167). Several devices
+            normalise each over its own share of the batch, unless Lightning's ``sync_batchnorm`` joins them (GPUs).
 
     Defaults are the paper's ``32C5-P2-64C5-P2-1000`` (arXiv:2205.15286).
     """

@@ -306,7 +306,9 @@ def panels(
             if xticks is not None:
                 axis.set_xticks(list(xticks), list(xticks.values()))
         line[0].set_ylabel(ylabel)
-    _titles(axes, titles, xlabel)
+    for axis, title in zip(axes[0], titles, strict=True):
+        axis.set_title(title, fontsize=10)
+    axes[-1][len(titles) // 2].set_xlabel(xlabel)  # once: beside one another they would overlap
     handles = [lines[name] for name in names if name in lines]
     figure.legend(handles, names, loc="outside lower center", ncols=min(3, len(names)), frameon=False)
     return figure

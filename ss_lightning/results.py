@@ -328,9 +328,10 @@ Written from the files that the runs left, nothing by hand:
 {command}
 ```
 
-Each row repeats with its command: a `fit` for each seed of the row (`--seed_everything N`), followed by the `test`
-command that it prints (weights: `best` on the validation set, or `last`); `folds` trains and tests by itself, always
-the `last` weights, so that nothing is chosen on the speakers that are left out. Accuracy is that on the test set, mean
+Each row repeats with its command on its commit (a later one may hold another config of that name): a `fit` for each
+seed of the row (`--seed_everything N`), followed by the `test` command that it prints (weights: `best` on the
+validation set, or `last`); `folds` trains and tests by itself, always the `last` weights, so that nothing is chosen on
+the speakers that are left out. Accuracy is that on the test set, mean
 ± standard deviation over the seeds of the row, or over its folds; `worst` is the lowest of them. Hidden spikes and
 synaptic operations (spikes that meet a non-zero weight, the input layer included) are per test sample; `dead` is the
 share of hidden neurons that fire for no test sample; seconds are those of one training, its validation included.
@@ -360,16 +361,27 @@ def curve(rows: Sequence[Row]) -> Any:
 
 
 def _names(lines: Mapping[str, list[Row]]) -> list[str]:
-    """A name for each line; where the kind of neuron does not tell them apart, with what does."""
+    """A name for each line; where the kind of neuron does not tell them apart, with as few settings as do."""
     configs = [{**found[0].first.config, "weights": found[0].first.weights} for found in lines.values()]
     names = [neuron_name(config) for config in configs]
     full = []
     for config, name in zip(configs, names, strict=True):
-        like = [other for other, same in zip(configs, names, strict=True) if same == name]
-        keys = sorted(set().union(*like) - {"model.init_args.hidden"})
-        different = [key for key in keys if any(other.get(key) != config.get(key) for other in like)]
-        full.append(", ".join([name, *(f"{key.rpartition('.')[2]}={config.get(key)}" for key in different)]))
+        keys = _telling([other for other, same in zip(configs, names, strict=True) if same == name])
+        full.append(", ".join([name, *(f"{key.rpartition('.')[2]}={config.get(key)}" for key in keys)]))
     return full
+
+
+def _telling(configs: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Keys whose values tell the configs apart: one after the other, each the one that leaves the fewest alike."""
+    candidates = sorted(set().union(*configs) - {"model.init_args.hidden"})
+    chosen: list[str] = []
+
+    def groups(keys: Sequence[str]) -> int:
+        return len({json.dumps([config.get(key) for key in keys]) for config in configs})
+
+    while groups(chosen) < len(configs):
+        chosen.append(max(candidates, key=lambda key: groups([*chosen, key])))
+    return chosen
 
 
 def _points(rows: Sequence[Row]) -> plots.Points:

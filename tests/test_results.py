@@ -229,6 +229,17 @@ class TestCurve:
         assert line.error == pytest.approx([statistics.stdev([0, 0.02])] * 2)
         assert line.names == ["8", "16"]
 
+    def test_names_hold_no_more_than_tells_lines_apart(self, monkeypatch):
+        for number, (epochs, slope, lr) in enumerate([(3, 2, 0.1), (9, 2, 0.2), (9, 5, 0.2)]):
+            changes = {"trainer": {"max_epochs": epochs}, "optimizer": {"lr": lr}, "slope": slope}
+            make_run(number, 0.5, config=changes)
+        drawn = {}
+        panels = plots.panels
+        monkeypatch.setattr(plots, "panels", lambda rows, *rest: drawn.update(rows) or panels(rows, *rest))
+        assert results("runs", "--curve=curve.png") == 0
+        names = [f"single (survival), lr={lr}, slope={slope}" for lr, slope in ((0.1, 2), (0.2, 2), (0.2, 5))]
+        assert list(drawn["test accuracy"]["YinYang"]) == names
+
     def test_nothing_to_draw(self, capsys):
         make_run(0)
         assert results("runs", "--curve=curve.png") == 2

@@ -404,11 +404,7 @@ def dense_gradient(
     flat, flat_grad, flat_out = current.reshape(-1), grad_spikes.reshape(-1), grad_current.reshape(-1)
     states = _aligned(_BLOCK * _STATE_SIZE, beta)
     scratch = _aligned((_CHUNK + 1) * _STRIP, beta)
-    room, room_grad, room_out = (
-        _aligned(_CHUNK * _STRIP, beta),
-        _aligned(_CHUNK * _STRIP, beta),
-        _aligned(_CHUNK * _STRIP, beta),
-    )
+    room, room_grad, room_out = [_aligned(_CHUNK * _STRIP, beta) for _ in range(3)]
     stream = grad_current.nbytes > _STREAM_BYTES and stride * grad_current.itemsize % _LINE == 0
     for block in range(begin, end, _BLOCK * _STRIP):
         strips = (min(_BLOCK * _STRIP, end - block) + _STRIP - 1) // _STRIP

@@ -86,13 +86,14 @@ def test_dense_equals_the_torch_path_in_float32(estimator: str) -> None:
         torch.testing.assert_close(value, reference, rtol=0, atol=1e-5 * reference.abs().max().item())
 
 
-@pytest.mark.parametrize("columns", [32768, 33001])
-def test_large_gradients_go_past_the_caches_unchanged(columns: int) -> None:
+@pytest.mark.parametrize("columns", [32768, 32776, 33001])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_large_gradients_go_past_the_caches_unchanged(columns: int, dtype: torch.dtype) -> None:
     """With whole cache lines they are written in another way than small or crooked ones."""
     steps = 2 + kernels._STREAM_BYTES // (4 * columns)
     torch.manual_seed(0)
     tensors = [torch.randn(steps, 1, columns) * 0.4, torch.tensor(0.9), torch.tensor(1.0)]
-    grad = torch.randn(steps, 1, columns)
+    tensors, grad = [tensor.to(dtype) for tensor in tensors], torch.randn(steps, 1, columns, dtype=dtype)
     found = results(single_spike, tensors, grad, estimator="survival", backend="numba")
     expected = results(single_spike, tensors, grad, estimator="survival", backend="torch")
     assert torch.equal(found[0], expected[0])

@@ -1,4 +1,4 @@
-"""The numba kernels for a dense current, and the helpers of both kinds of kernels."""
+"""The helpers of the numba kernels; the networks that they run are tested in test_network.py."""
 
 from __future__ import annotations
 
@@ -8,8 +8,6 @@ import torch
 
 from ss_lightning.events import EventBatch
 from ss_lightning.functional import kernels_numba as kernels
-
-ESTIMATORS = ["ramp", "survival", "flat"]
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (16, 3), (37, 5), (64, 2)])
