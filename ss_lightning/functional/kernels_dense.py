@@ -12,21 +12,16 @@ would read every line of it first. Measured on 128 x 1,000 x 512 numbers, both p
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from llvmlite import ir
 from numba import types
-from numba.core import cgutils
 from numba.core.errors import TypingError
-from numba.extending import intrinsic
 from torch import Tensor
 
 from ss_lightning.functional.kernels_numba import (
-    _LINE,
     ESTIMATORS,
     SURROGATES,
     _aligned,
@@ -38,11 +33,11 @@ from ss_lightning.functional.kernels_numba import (
     _shape,
 )
 from ss_lightning.functional.threads import map_slices
+from ss_lightning.functional.vector_code import LINE, VECTOR, Lowering, Strip, intrinsic
 from ss_lightning.surrogate import Surrogate
 
-_VECTOR = 16  # columns of one LLVM vector; cut into what the processor has
 _PARTS = 2  # vectors of a strip: two chains of operations that do not wait for each other
-_STRIP = _VECTOR * _PARTS
+_STRIP = VECTOR * _PARTS
 _CHUNK = 16  # steps between two membranes that are kept
 _STREAM_BYTES = 1 << 22  # a result from this size on goes past the caches to memory
 _BLOCK = 64  # strips whose state stays in the cache while time passes
@@ -60,132 +55,6 @@ _STATE_SIZE = 9 * _STRIP
 # Vector code ------------------------------------------------------------------------------------------------
 
 
-_intrinsic: Callable[[Any], Callable[..., None]] = intrinsic
-
-
-class _Strip:
-    """The LLVM values of one number, or one truth value, for every column of a strip."""
-
-    def __init__(self, builder: Any, parts: Sequence[Any]) -> None:
-        self.builder, self.parts = builder, parts
-
-    def _zip(self, operation: Callable[..., Any], *others: _Strip) -> _Strip:
-        return _Strip(
-            self.builder, [operation(*parts) for parts in zip(self.parts, *(o.parts for o in others), strict=True)]
-        )
-
-    # Products and sums may be fused into one rounding, but for those of _integrate.
-    def __add__(self, other: _Strip) -> _Strip:
-        return self._zip(lambda a, b: self.builder.fadd(a, b, flags=("contract",)), other)
-
-    def __sub__(self, other: _Strip) -> _Strip:
-        return self._zip(lambda a, b: self.builder.fsub(a, b, flags=("contract",)), other)
-
-    def __mul__(self, other: _Strip) -> _Strip:
-        return self._zip(lambda a, b: self.builder.fmul(a, b, flags=("contract",)), other)
-
-    def __truediv__(self, other: _Strip) -> _Strip:
-        return self._zip(self.builder.fdiv, other)
-
-    def __abs__(self) -> _Strip:
-        return self._zip(self.builder.fneg).where(self.compare("<", self.zero()), self)
-
-    def __and__(self, other: _Strip) -> _Strip:
-        return self._zip(self.builder.and_, other)
-
-    def compare(self, sign: str, other: _Strip) -> _Strip:
-        return self._zip(lambda a, b: self.builder.fcmp_ordered(sign, a, b), other)
-
-    def where(self, condition: _Strip, other: _Strip) -> _Strip:
-        """This where the condition holds, else the other."""
-        return condition._zip(self.builder.select, self, other)
-
-    def zero(self) -> _Strip:
-        return self._zip(lambda part: ir.Constant(part.type, None))
-
-
-class _Lowering:
-    """What the body of an intrinsic needs: its arguments by number, as scalars, strips of arrays, or loops."""
-
-    def __init__(self, context: Any, builder: Any, signature: Any, arguments: Sequence[Any]) -> None:
-        self.context, self.builder = context, builder
-        self.types, self.arguments = signature.args, arguments
-        self.scalar = context.get_value_type(signature.args[0].dtype)
-        self.vector = ir.VectorType(self.scalar, _VECTOR)
-
-    def _pointers(self, array: int, offset: Any) -> list[Any]:
-        data = self.context.make_array(self.types[array])(self.context, self.builder, self.arguments[array]).data
-        first = self.builder.bitcast(self.builder.gep(data, [offset]), self.vector.as_pointer())
-        return [self.builder.gep(first, [self.whole(i)]) for i in range(_PARTS)]
-
-    @property
-    def _align(self) -> int:
-        return self.context.get_abi_sizeof(self.scalar)
-
-    def load(self, array: int, offset: Any) -> _Strip:
-        parts = [self.builder.load(pointer) for pointer in self._pointers(array, offset)]
-        for part in parts:
-            part.align = self._align
-        return _Strip(self.builder, parts)
-
-    def store(self, strip: _Strip, array: int, offset: Any, *, stream: bool = False) -> None:
-        """Write a strip; a stream of whole, aligned cache lines goes to memory without being read first."""
-        for part, pointer in zip(strip.parts, self._pointers(array, offset), strict=True):
-            instruction = self.builder.store(part, pointer)
-            instruction.align = _LINE if stream else self._align
-            if stream:
-                one = ir.Constant(ir.IntType(32), 1)
-                instruction.set_metadata("nontemporal", self.builder.module.add_metadata([one]))
-
-    def number(self, argument: int, kind: Any = types.int64) -> Any:
-        """A scalar argument."""
-        return self.context.cast(self.builder, self.arguments[argument], self.types[argument], kind)
-
-    def whole(self, value: int) -> Any:
-        return ir.Constant(ir.IntType(64), value)
-
-    def at(self, offset: Any, plus: int) -> Any:
-        return self.builder.add(offset, self.whole(plus))
-
-    def row(self, offset: Any, k: Any, stride: Any) -> Any:
-        return self.builder.add(offset, self.builder.mul(k, stride))
-
-    def splat(self, value: Any) -> _Strip:
-        if not isinstance(value, ir.Value):
-            value = ir.Constant(self.scalar, value)
-        nothing = ir.Constant(self.vector, ir.Undefined)
-        lane = self.builder.insert_element(nothing, value, ir.Constant(ir.IntType(32), 0))
-        part = self.builder.shuffle_vector(lane, nothing, ir.Constant(ir.VectorType(ir.IntType(32), _VECTOR), None))
-        return _Strip(self.builder, [part] * _PARTS)
-
-    @contextmanager
-    def loop(self, count: Any, carried: dict[str, _Strip], *, down: bool = False) -> Iterator[tuple[Any, dict]]:
-        """``for k in range(count)``, or down from ``count - 1``; changes of ``carried`` last to the next turn.
-
-        LLVM turns these variables into registers.
-        """
-        rooms = {
-            name: [cgutils.alloca_once_value(self.builder, part) for part in strip.parts]
-            for name, strip in carried.items()
-        }
-
-        def fetch() -> dict[str, _Strip]:
-            return {
-                name: _Strip(self.builder, [self.builder.load(slot) for slot in slots]) for name, slots in rooms.items()
-            }
-
-        with cgutils.for_range(self.builder, count) as turn:
-            k = turn.index
-            if down:
-                k = self.builder.sub(self.at(count, -1), k)
-            values = fetch()
-            yield k, values
-            for name, slots in rooms.items():
-                for part, slot in zip(values[name].parts, slots, strict=True):
-                    self.builder.store(part, slot)
-        carried.update(fetch())
-
-
 def _check(arrays: Sequence[Any], numbers: Sequence[Any]) -> None:
     if any(array.layout != "C" or array.ndim != 1 or array.dtype != arrays[0].dtype for array in arrays):
         raise TypingError("arrays must be flat, contiguous and of one dtype")
@@ -193,7 +62,7 @@ def _check(arrays: Sequence[Any], numbers: Sequence[Any]) -> None:
         raise TypingError("offsets and counts must be integers")
 
 
-@_intrinsic
+@intrinsic
 def _cross(typing, current, offset, stride, state, strip, start, steps, silent):
     """Membrane and crossings of a strip for some steps.
 
@@ -205,7 +74,7 @@ def _cross(typing, current, offset, stride, state, strip, start, steps, silent):
     _check([current, state], [offset, stride, strip, start, steps])
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        code = _Lowering(context, builder, signature, arguments)
+        code = Lowering(context, builder, signature, arguments, _PARTS)
         offset, stride, strip, start, steps = map(code.number, (1, 2, 4, 5, 6))
         beta, threshold = code.load(3, code.at(strip, _BETA)), code.load(3, code.at(strip, _THRESHOLD))
         never = code.splat(arguments[7])
@@ -225,15 +94,15 @@ def _cross(typing, current, offset, stride, state, strip, start, steps, silent):
     return types.void(current, offset, stride, state, strip, start, steps, silent), generate
 
 
-def _integrate(before: _Strip, beta: _Strip, current: _Strip) -> _Strip:
+def _integrate(before: Strip, beta: Strip, current: Strip) -> Strip:
     """``V[t] = beta * V[t-1] + I[t]`` with two roundings, like every other path: all of them spike alike."""
     builder = before.builder
-    return before._zip(lambda v, b, i: builder.fadd(builder.fmul(b, v), i), beta, current)
+    return before.zip_with(lambda v, b, i: builder.fadd(builder.fmul(b, v), i), beta, current)
 
 
 def _crossing_gradient(
-    estimator: str, grad: _Strip, t: _Strip, first: _Strip, second: _Strip, now: dict[str, _Strip]
-) -> _Strip:
+    estimator: str, grad: Strip, t: Strip, first: Strip, second: Strip, now: dict[str, Strip]
+) -> Strip:
     """``dL/dc`` of a step from ``dL/dS``."""
     zero = grad.zero()
     if estimator == "survival":
@@ -249,7 +118,7 @@ def _crossing_gradient(
     return now["sums"]
 
 
-def _derivative(surrogate: str, x: _Strip, height: _Strip, scale: _Strip, one: _Strip) -> _Strip:
+def _derivative(surrogate: str, x: Strip, height: Strip, scale: Strip, one: Strip) -> Strip:
     """Derivative of the surrogate at ``x = V - threshold``."""
     if surrogate == "fast_sigmoid":
         y = abs(x) * scale + one
@@ -264,7 +133,7 @@ def _derivative(surrogate: str, x: _Strip, height: _Strip, scale: _Strip, one: _
 _RULES = [(estimator, surrogate) for estimator in ESTIMATORS for surrogate in SURROGATES]
 
 
-@_intrinsic
+@intrinsic
 def _walk_back(
     typing, current, grad, out, offset, stride, state, scratch, strip, start, steps, rule, height, scale, stream
 ):
@@ -280,7 +149,7 @@ def _walk_back(
     _check([current, grad, out, state, scratch], [offset, stride, strip, start, steps, rule])
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        code = _Lowering(context, builder, signature, arguments)
+        code = Lowering(context, builder, signature, arguments, _PARTS)
         offset, stride, strip, start, steps, rule = map(code.number, (3, 4, 7, 8, 9, 10))
         height, scale, one = code.splat(arguments[11]), code.splat(arguments[12]), code.splat(1.0)
         stream = code.number(13, types.boolean)
@@ -405,7 +274,7 @@ def dense_gradient(
     states = _aligned(_BLOCK * _STATE_SIZE, beta)
     scratch = _aligned((_CHUNK + 1) * _STRIP, beta)
     room, room_grad, room_out = [_aligned(_CHUNK * _STRIP, beta) for _ in range(3)]
-    stream = grad_current.nbytes > _STREAM_BYTES and stride * grad_current.itemsize % _LINE == 0
+    stream = grad_current.nbytes > _STREAM_BYTES and stride * grad_current.itemsize % LINE == 0
     for block in range(begin, end, _BLOCK * _STRIP):
         strips = (min(_BLOCK * _STRIP, end - block) + _STRIP - 1) // _STRIP
         for s in range(strips):

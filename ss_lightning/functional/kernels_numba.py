@@ -35,6 +35,7 @@ from ss_lightning.events import EventBatch
 from ss_lightning.functional.kernels_rows import add_rows
 from ss_lightning.functional.network import LayerTensors
 from ss_lightning.functional.threads import map_slices, num_slices
+from ss_lightning.functional.vector_code import LINE
 from ss_lightning.surrogate import Surrogate
 
 SURROGATES = {"fast_sigmoid": 0, "atan": 1, "triangle": 2}
@@ -42,7 +43,6 @@ ESTIMATORS = {"ramp": 0, "survival": 1, "flat": 2}
 _RAMP, _SURVIVAL = ESTIMATORS["ramp"], ESTIMATORS["survival"]
 
 _LANES = 16
-_LINE = 64  # bytes of a cache line
 _MAX_WIDTH = 512
 # Distance between the rows of scratch memory, for blocks of every width: a constant tells the compiler that rows
 # never overlap. No power of two, so that rows do not fall into the same cache sets.
@@ -127,8 +127,8 @@ def _latest(time, count):
 @_jit
 def _aligned(size, like):
     """An uninitialised vector of the dtype of ``like`` that begins with a cache line, see :func:`_empty`."""
-    room = np.empty(size + _LINE // like.itemsize, like.dtype)
-    skip = -room.ctypes.data % _LINE // like.itemsize
+    room = np.empty(size + LINE // like.itemsize, like.dtype)
+    skip = -room.ctypes.data % LINE // like.itemsize
     return room[skip : skip + size]
 
 
@@ -607,8 +607,8 @@ def join_weight(table, low, high, weight):
 def _empty(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
     """``np.empty`` that begins with a cache line: vectors that straddle two of them cost twice (a tenth of a step)."""
     size = math.prod(shape) * dtype.itemsize
-    room = np.empty(size + _LINE, np.uint8)
-    skip = -room.ctypes.data % _LINE
+    room = np.empty(size + LINE, np.uint8)
+    skip = -room.ctypes.data % LINE
     return room[skip : skip + size].view(dtype).reshape(shape)
 
 

@@ -11,19 +11,16 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from llvmlite import ir
 from numba import njit, types
 from numba.core.errors import TypingError
-from numba.extending import intrinsic
 
-_VECTOR = 16  # columns of one LLVM vector; cut into what the processor has
-_STRIP = 32
-_INT = ir.IntType(64)
+from ss_lightning.functional.vector_code import VECTOR, Lowering, intrinsic
+
+_STRIP = 2 * VECTOR
 
 
-def _strip_adder(width: int) -> Any:
+def _strip_adder(width: int) -> Callable[..., None]:
     """``total[column : column + width] += sum of table[index[k], column : column + width]``, ``start <= k < stop``."""
-    parts = [ir.Constant(_INT, i) for i in range(width // _VECTOR)]
 
     @intrinsic
     def add_strip(typing: Any, total: Any, column: Any, table: Any, index: Any, start: Any, stop: Any) -> Any:
@@ -33,51 +30,15 @@ def _strip_adder(width: int) -> Any:
             raise TypingError("index must be uint32, and column, start and stop int64")
 
         def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            scalar = context.get_value_type(total.dtype)
-            vector = ir.VectorType(scalar, _VECTOR)
-            align = context.get_abi_sizeof(scalar)
-
-            def array(i: int) -> Any:
-                return context.make_array(signature.args[i])(context, builder, arguments[i])
-
-            def vectors(data: Any, offset: Any) -> list[Any]:
-                first = builder.bitcast(builder.gep(data, [offset]), vector.as_pointer())
-                return [builder.gep(first, [part]) for part in parts]
-
-            def load(pointer: Any) -> Any:
-                value = builder.load(pointer)
-                value.align = align
-                return value
-
-            column, start, stop = arguments[1], arguments[4], arguments[5]
-            rows, units = array(2), array(3).data
-            stride = builder.extract_value(rows.shape, 1)
-            targets = vectors(array(0).data, column)
-            before = [load(pointer) for pointer in targets]
-
-            entry = builder.block
-            head, body, end = (builder.append_basic_block(name) for name in ("head", "body", "end"))
-            builder.branch(head)
-
-            builder.position_at_end(head)
-            k = builder.phi(_INT)
-            sums = [builder.phi(vector) for _ in parts]
-            builder.cbranch(builder.icmp_signed("<", k, stop), body, end)
-
-            builder.position_at_end(body)
-            unit = builder.zext(builder.load(builder.gep(units, [k])), _INT)
-            row = vectors(rows.data, builder.add(builder.mul(unit, stride), column))
-            added = [builder.fadd(value, load(pointer)) for value, pointer in zip(sums, row, strict=True)]
-            following = builder.add(k, ir.Constant(_INT, 1))
-            builder.branch(head)
-
-            for phi, first, later in zip([k, *sums], [start, *before], [following, *added], strict=True):
-                phi.add_incoming(first, entry)
-                phi.add_incoming(later, body)
-
-            builder.position_at_end(end)
-            for value, pointer in zip(sums, targets, strict=True):
-                builder.store(value, pointer).align = align
+            code = Lowering(context, builder, signature, arguments, width // VECTOR)
+            column, start, stop = map(code.number, (1, 4, 5))
+            stride = builder.extract_value(code.array(2).shape, 1)
+            units = code.array(3).data
+            total = {"total": code.load(0, column)}
+            with code.loop(builder.sub(stop, start), total) as (k, now):
+                unit = builder.load(builder.gep(units, [builder.add(start, k)]))
+                now["total"] += code.load(2, code.row(column, builder.zext(unit, stride.type), stride))
+            code.store(total["total"], 0, column)
             return context.get_dummy_value()
 
         return types.void(total, column, table, index, start, stop), generate
@@ -85,8 +46,8 @@ def _strip_adder(width: int) -> Any:
     return add_strip
 
 
-_add_wide: Callable[..., None] = _strip_adder(_STRIP)
-_add_narrow: Callable[..., None] = _strip_adder(_VECTOR)
+_add_wide = _strip_adder(_STRIP)
+_add_narrow = _strip_adder(VECTOR)
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
@@ -104,9 +65,9 @@ def add_rows(total, table, index, start, stop):
     while column + _STRIP <= width:
         _add_wide(total, column, table, index, first, last)
         column += _STRIP
-    while column + _VECTOR <= width:
+    while column + VECTOR <= width:
         _add_narrow(total, column, table, index, first, last)
-        column += _VECTOR
+        column += VECTOR
     if column < width:
         for k in range(first, last):
             row = table[index[k]]
