@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 
-from ss_lightning.networks import ConvNet, Spikes, SpikingNetwork
+from ss_lightning.networks import Spikes, SpikingNetwork
 
 _SMALLEST, _LARGEST = 1e-4, 1e4
 _ATTEMPTS = 40
@@ -43,7 +43,7 @@ def calibrate(network: SpikingNetwork, spikes: Spikes, rate: float) -> list[floa
     """
     if not 0 < rate < 1:
         raise ValueError(f"a rate must lie between 0 and 1, got {rate}")
-    if isinstance(network, ConvNet) and network.norms:
+    if network.batch_norm:
         raise ValueError("with batch_norm the scale of the weights changes no current; use one of the two")
     was_training = network.training
     network.eval()

@@ -13,7 +13,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
-from torch.nn.utils.fusion import fuse_conv_bn_weights, fuse_linear_bn_weights
 from torch.nn.utils.parametrize import is_parametrized, register_parametrization
 
 from ss_lightning.delays import DelayedLinear
@@ -138,6 +137,10 @@ class SpikingNetwork(nn.Module):
             a higher score.
         weight_norm: learn length and direction of the weights of every neuron apart (Salimans & Kingma,
             arXiv:1602.07868).
+        batch_norm: the current of every hidden layer is normalised over batch and steps (and places, behind a
+            convolution), per neuron or channel, in training; in evaluation this is part of the weights (Ioffe &
+            Szegedy, arXiv:1502.03167). Several devices normalise each over its own share of the batch, unless
+            Lightning's ``sync_batchnorm`` joins them (GPUs).
         dropout: share of hidden neurons that are left out of a sample in training.
         onset_ms: every hidden neuron has an onset, learned, at the start uniform in ``[0, onset_ms]``: before it the
             threshold is higher, the more the longer it is to go. 0 for none.
@@ -161,6 +164,7 @@ class SpikingNetwork(nn.Module):
         learn_threshold: bool = False,
         decoder: Decoder = "sum",
         weight_norm: bool = False,
+        batch_norm: bool = False,
         dropout: float = 0.0,
         onset_ms: float = 0.0,
         onset_width_ms: float = 20.0,
@@ -196,11 +200,14 @@ class SpikingNetwork(nn.Module):
         self.learn_threshold = learn_threshold
         self.decoder = decoder
         self.weight_norm = weight_norm
+        self.batch_norm = batch_norm
         self.dropout = dropout
         self.onset_ms = onset_ms
         self.onset_width_ms = onset_width_ms
         # In units of onset_ms, so that one learning rate suits words and single syllables.
         self.onsets = nn.ParameterList()
+        # One for each hidden layer, or none.
+        self.norms = nn.ModuleList()
 
     def folded(self) -> SpikingNetwork:
         """A copy that computes the same with plain weights and decays, however they were learned."""
@@ -208,7 +215,11 @@ class SpikingNetwork(nn.Module):
         for module in copied.modules():
             if is_parametrized(module):
                 _fold(module)
-        copied.log_tau = copied.weight_norm = False
+        for layer, norm in zip(copied.hidden_synapses, copied.norms, strict=False):
+            weight, bias = _behind_norm(cast(nn.Linear, layer).weight, cast(nn.BatchNorm1d, norm))
+            layer.weight, layer.bias = nn.Parameter(weight.detach()), nn.Parameter(bias.detach())
+        copied.norms = nn.ModuleList()
+        copied.log_tau = copied.weight_norm = copied.batch_norm = False
         return copied
 
     @property
@@ -283,6 +294,15 @@ class SpikingNetwork(nn.Module):
         if self.weight_norm:
             parametrizations.weight_norm(layer)
 
+    def _add_norm(self, norm: nn.BatchNorm1d | nn.BatchNorm2d) -> None:
+        """Normalise the current of the next hidden layer."""
+        nn.init.constant_(norm.weight, _NORM_GAIN * self.threshold)
+        self.norms.append(norm)
+
+    def _normalised(self, depth: int, current: Tensor) -> Tensor:
+        """The current ``[S, N]`` (``[S, C, H, W]``) of a hidden layer in ``S`` steps of samples."""
+        return self.norms[depth](current) if self.norms else current
+
     def _onset_current(self, depth: int, neuron: nn.Module, num_steps: int) -> Tensor | None:
         """The current ``[T, N]`` (``[T, N, 1, 1]`` of channels) that stands for the onsets of a hidden layer."""
         if not self.onset_ms:
@@ -296,6 +316,8 @@ class SpikingNetwork(nn.Module):
     def _spikes(self, depth: int, neuron: nn.Module, current: Tensor) -> Tensor:
         """Spikes of a hidden layer for an input current ``[T, B, ...]``, before dropout."""
         onset = self._onset_current(depth, neuron, len(current))
+        # Where synapses compute in half precision (autocast), membranes add up in that of the parameters all the same.
+        current = current.to(torch.promote_types(current.dtype, cast(snn.Leaky, neuron).threshold.dtype))
         return neuron(current if onset is None else current + onset[:, None])
 
     @property
@@ -310,8 +332,10 @@ class SpikingNetwork(nn.Module):
 
     def _dropped(self, spikes: Tensor) -> Tensor:
         """Spikes ``[T, B, ...]`` without those of the neurons that are left out."""
-        keep = self._keep(spikes.shape[1], spikes[0, 0].numel(), spikes)
-        return spikes if keep is None else spikes * keep.view(spikes.shape[1:])
+        if not self._drops:
+            return spikes
+        keep = torch.rand_like(spikes[0], dtype=torch.get_default_dtype()) >= self.dropout
+        return spikes * keep.to(spikes.dtype)  # of one dtype: products of mixed ones are slow
 
     def _rescaled(self, tensor: Tensor) -> Tensor:
         """Spikes of hidden neurons, or the weights that meet them, stronger while some of the neurons are left out."""
@@ -334,7 +358,8 @@ class MLP(SpikingNetwork):
         hidden: number of neurons of each hidden layer.
         skip: every layer after the first, the readout included, sees the spikes of all earlier hidden layers
             instead of the last one only.
-        bias: give every layer a bias, zero at the start.
+        bias: give every layer a bias, zero at the start. With ``batch_norm``, which shifts currents as well, only the
+            readout has one.
         input_gain: the weights of the first layer start within ``input_gain / sqrt(fan_in)``, all others within
             ``1 / sqrt(fan_in)``.
         delay_line_ms: the input reaches the first layer once for each of these fixed delays, rounded to whole steps,
@@ -367,6 +392,8 @@ class MLP(SpikingNetwork):
             raise ValueError(f"unknown backend {backend!r}; choose {', '.join(BACKENDS)}")
         if not hidden or any(size < 1 for size in hidden):
             raise ValueError(f"hidden must list at least one layer of at least one neuron, got {hidden}")
+        if self.batch_norm and not bias:
+            raise ValueError("batch_norm shifts currents as a bias does: leave bias at true, or batch_norm at false")
         if not max_delay_ms >= 0:
             raise ValueError(f"max_delay_ms must be zero or more, got {max_delay_ms}")
         if not delay_line_ms or any(not 0 <= delay < math.inf for delay in delay_line_ms):
@@ -380,11 +407,14 @@ class MLP(SpikingNetwork):
         self.backend = backend
         before = [list(hidden[:depth]) if skip else [hidden[depth - 1]] for depth in range(1, len(hidden) + 1)]
         fan_in = [len(delay_line_ms) * self.num_inputs, *map(sum, before)]
-        self.synapses = nn.ModuleList(
-            nn.Linear(a, b, bias=bias) if depth == len(hidden) or not max_delay_ms else self._delayed(a, b, bias)
-            for depth, (a, b) in enumerate(zip(fan_in, [*hidden, self.num_classes], strict=True))
-        )
+        hidden_bias = bias and not self.batch_norm  # it would vanish in the normalisation
+        make = self._delayed if max_delay_ms else nn.Linear
+        self.synapses = nn.ModuleList(make(a, b, bias=hidden_bias) for a, b in zip(fan_in, hidden, strict=False))
+        self.synapses.append(nn.Linear(fan_in[-1], self.num_classes, bias=bias))
         self.neurons = nn.ModuleList(self._hidden((size,)) for size in hidden)
+        if self.batch_norm:
+            for size in hidden:
+                self._add_norm(nn.BatchNorm1d(size))
         self.readout = self._readout()
         for depth, layer in enumerate(self.synapses):
             self._start(layer, input_gain if depth == 0 else 1.0)
@@ -410,6 +440,8 @@ class MLP(SpikingNetwork):
                 spikes = delay_line_reference(spikes.flatten(2), self.delay_line)
         # Delays of input units are other events; those behind hidden neurons are not known to the kernels.
         fusible = not self.max_delay_ms or (len(self.neurons) == 1 and not self.delay_per_synapse)
+        # In training the normalisation has to see all currents; in evaluation it is part of the weights.
+        fusible = fusible and not (self.norms and self.training)
         if isinstance(spikes, EventBatch) and fusible and self.neuron == "single" and self.decoder != "first_spike":
             return self._fused(spikes)
         return self._layer_by_layer(spikes)
@@ -425,6 +457,8 @@ class MLP(SpikingNetwork):
             if isinstance(synapse, DelayedLinear):
                 events, weight = synapse.late_events(events)
             bias: Tensor | None = synapse.bias
+            if self.norms:
+                weight, bias = _behind_norm(weight, cast(nn.BatchNorm1d, self.norms[depth]))
             onset = self._onset_current(depth, neuron, num_steps)
             if onset is not None:
                 bias = onset if bias is None else bias + onset
@@ -453,6 +487,7 @@ class MLP(SpikingNetwork):
             current = first(spikes.flatten(2).to(first.weight.dtype))
         layers: list[Tensor] = []
         for depth, (neurons, synapse) in enumerate(zip(self.neurons, later, strict=True)):
+            current = self._normalised(depth, current.flatten(0, 1)).view_as(current)
             layers.append(self._dropped(self._spikes(depth, neurons, current)))
             current = synapse(self._rescaled(torch.cat(layers, -1) if self.skip else layers[-1]))
         return _output_of_spikes(self.readout(current), layers)
@@ -494,9 +529,6 @@ class ConvNet(SpikingNetwork):
         pool_size: side of the pooling windows after each convolution.
         pool: ``max`` or ``avg``. A max pool over spikes in time passes a spike of each neuron in its window.
         hidden: number of neurons of each fully connected hidden layer.
-        batch_norm: the current of every hidden layer is normalised over batch, steps and places, per channel or neuron,
-            in training; in evaluation this is part of the weights (Ioffe & Szegedy, arXiv:1502.03167). Several devices
-            normalise each over its own share of the batch, unless Lightning's ``sync_batchnorm`` joins them (GPUs).
 
     Defaults are the paper's ``32C5-P2-64C5-P2-1000`` (arXiv:2205.15286).
     """
@@ -509,7 +541,6 @@ class ConvNet(SpikingNetwork):
         pool_size: int = 2,
         pool: Literal["max", "avg"] = "max",
         hidden: Sequence[int] = (1000,),
-        batch_norm: bool = False,
         **common: Any,
     ) -> None:
         super().__init__(**common)
@@ -530,7 +561,7 @@ class ConvNet(SpikingNetwork):
                     f"{kernel_size} and pool_size={pool_size}"
                 )
             # A bias would vanish in the normalisation.
-            self.convolutions.append(nn.Conv2d(depth, size, kernel_size, bias=not batch_norm))
+            self.convolutions.append(nn.Conv2d(depth, size, kernel_size, bias=not self.batch_norm))
             self.conv_neurons.append(self._hidden((size, 1, 1)))
             self._conv_shapes.append((size, height, width))
             depth, height, width = size, height // pool_size, width // pool_size
@@ -538,18 +569,18 @@ class ConvNet(SpikingNetwork):
         self.pool = (nn.MaxPool2d if pool == "max" else nn.AvgPool2d)(pool_size)
         sizes = [depth * height * width, *hidden, self.num_classes]
         self.synapses = nn.ModuleList(
-            nn.Linear(a, b, bias=not batch_norm or index == len(hidden)) for index, (a, b) in enumerate(pairwise(sizes))
+            nn.Linear(a, b, bias=index == len(hidden) or not self.batch_norm)
+            for index, (a, b) in enumerate(pairwise(sizes))
         )
         self.neurons = nn.ModuleList(self._hidden((size,)) for size in hidden)
         self.readout = self._readout()
         for layer in (*self.convolutions, *self.synapses):
             self._start(layer)
-        self.norms = nn.ModuleList()
-        if batch_norm:
-            self.norms.extend(nn.BatchNorm2d(size) for size in channels)
-            self.norms.extend(nn.BatchNorm1d(size) for size in hidden)
-            for norm in self.norms:
-                nn.init.constant_(cast(nn.BatchNorm2d, norm).weight, _NORM_GAIN * self.threshold)
+        if self.batch_norm:
+            for size in channels:
+                self._add_norm(nn.BatchNorm2d(size))
+            for size in hidden:
+                self._add_norm(nn.BatchNorm1d(size))
 
     def forward(self, spikes: Spikes) -> NetworkOutput:
         """See :meth:`SpikingNetwork.forward`."""
@@ -557,28 +588,18 @@ class ConvNet(SpikingNetwork):
         dense = spikes.to_dense() if isinstance(spikes, EventBatch) else spikes
         steps, batch = dense.shape[:2]
         x = dense.reshape(steps * batch, *self.input_shape).to(self._linear[0].weight.dtype)
+        x = _channels_last(x)
         layers: list[Tensor] = []
         for depth, (convolution, neurons) in enumerate(zip(self.convolutions, self.conv_neurons, strict=True)):
             current = self._normalised(depth, convolution(x)).unflatten(0, (steps, batch))
             layers.append(self._dropped(self._spikes(depth, neurons, current)))
-            x = self.pool(self._rescaled(layers[-1]).flatten(0, 1))
+            x = self._rescaled(self.pool(layers[-1].flatten(0, 1)))
         x = x.reshape(steps * batch, -1)
         for depth, (synapse, neurons) in enumerate(zip(self.synapses[:-1], self.neurons, strict=True), len(layers)):
             current = self._normalised(depth, synapse(x)).unflatten(0, (steps, batch))
             layers.append(self._dropped(self._spikes(depth, neurons, current)))
             x = self._rescaled(layers[-1]).flatten(0, 1)
         return _output_of_spikes(self.readout(self.synapses[-1](x).unflatten(0, (steps, batch))), layers)
-
-    def _normalised(self, depth: int, current: Tensor) -> Tensor:
-        return self.norms[depth](current) if self.norms else current
-
-    def folded(self) -> ConvNet:
-        """See :meth:`SpikingNetwork.folded`; the normalisation goes into weights and biases."""
-        copied = cast(ConvNet, super().folded())
-        for layer, norm in zip(copied.hidden_synapses, copied.norms, strict=False):
-            _fold_norm(cast(nn.Linear, layer), cast(nn.BatchNorm2d, norm))
-        copied.norms = nn.ModuleList()
-        return copied
 
     @property
     def layer_sizes(self) -> list[int]:
@@ -623,6 +644,13 @@ class ConvNet(SpikingNetwork):
         return F.pad(count, (0, shape[2] - count.shape[2], 0, shape[1] - count.shape[1]))
 
 
+def _channels_last(images: Tensor) -> Tensor:
+    """Images ``[S, C, H, W]`` whose channels lie next to each other, also where there is only one."""
+    channels, _, width = images.shape[1:]
+    # Flat in between: of an axis of length one torch would keep whatever stride it has.
+    return images.permute(0, 2, 3, 1).flatten(2).unflatten(2, (width, channels)).permute(0, 3, 1, 2)
+
+
 def _synapses_per_input(layer: nn.Linear | DelayedLinear) -> Tensor:
     """How many outputs each input reaches through a non-zero weight, ``[N_in]``."""
     return torch.count_nonzero(layer.weight, dim=0)
@@ -640,11 +668,14 @@ def _fold(module: nn.Module) -> None:
         module.register_parameter(name, nn.Parameter(value))
 
 
-def _fold_norm(layer: nn.Linear | nn.Conv2d, norm: nn.BatchNorm1d | nn.BatchNorm2d) -> None:
-    """Give a layer without bias the weights and the bias that it has behind the normalisation in evaluation."""
-    fuse = fuse_conv_bn_weights if isinstance(layer, nn.Conv2d) else fuse_linear_bn_weights
+def _behind_norm(weight: Tensor, norm: nn.BatchNorm1d | nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
+    """Weights and bias that do what the weights of a layer without bias do with the normalisation in evaluation.
+
+    As ``torch.nn.utils.fusion`` does it, but differentiable.
+    """
     mean, variance = cast(Tensor, norm.running_mean), cast(Tensor, norm.running_var)
-    layer.weight, layer.bias = fuse(layer.weight, None, mean, variance, norm.eps, norm.weight, norm.bias)
+    scale = norm.weight * torch.rsqrt(variance + norm.eps)
+    return weight * scale.view(-1, *[1] * (weight.dim() - 1)), norm.bias - mean * scale
 
 
 def init_uniform(layer: nn.Linear | nn.Conv2d, gain: float = 1.0) -> None:
@@ -657,8 +688,8 @@ def init_uniform(layer: nn.Linear | nn.Conv2d, gain: float = 1.0) -> None:
 
 def _output_of_spikes(readout: Tensor, layers: Sequence[Tensor]) -> NetworkOutput:
     """The output of a network from the spikes ``[T, B, ...]`` of its hidden layers."""
-    flat = [spikes.flatten(2) for spikes in layers]
-    return _output(readout, [spikes.sum(0) for spikes in flat], [first_spike_time(spikes) for spikes in flat])
+    counts = [spikes.sum(0).flatten(1) for spikes in layers]
+    return _output(readout, counts, [first_spike_time(spikes).flatten(1) for spikes in layers])
 
 
 def _output(readout: Tensor, counts: Sequence[Tensor], times: Sequence[Tensor]) -> NetworkOutput:

@@ -325,51 +325,128 @@ class TestSynapticOperations:
 
 
 class TestBatchNorm:
-    arguments: ClassVar = {
+    convolutional: ClassVar = {
         "input_shape": (2, 14, 13), "num_classes": 3, "step_ms": 1, "channels": [4, 3], "kernel_size": 3, "hidden": [6],
         "tau_hidden_ms": math.inf,
     }  # fmt: skip
+    connected: ClassVar = COMMON | {"hidden": [9, 8], "tau_hidden_ms": 20}
 
-    def net(self, **changes):
+    def net(self, kind=ConvNet, **changes):
         torch.manual_seed(0)
-        net = ConvNet(**self.arguments, batch_norm=True, **changes).double()
+        net = kind(**self.arguments(kind), batch_norm=True, **changes).double()
         for _ in range(20):  # running statistics that are not those of the start
-            net(dense_input(6, 8, 2 * 14 * 13).double())
+            net(self.spikes(kind))
         with torch.no_grad():
             for norm in net.norms:
                 norm.bias.uniform_(-0.2, 0.2)
                 norm.weight.fill_(2)
         return net
 
-    @pytest.mark.parametrize("weight_norm", [False, True])
-    def test_folded_computes_the_same_as_evaluation(self, weight_norm):
-        net = self.net(weight_norm=weight_norm).eval()
+    def arguments(self, kind):
+        return self.convolutional if kind is ConvNet else self.connected
+
+    def spikes(self, kind):
+        return dense_input(6, 8, math.prod(self.arguments(kind)["input_shape"])).double()
+
+    @pytest.mark.parametrize(
+        ("kind", "changes"),
+        [
+            (ConvNet, {}),
+            (ConvNet, {"weight_norm": True}),
+            (MLP, {}),
+            (MLP, {"weight_norm": True, "onset_ms": 3.0, "skip": True}),
+            (MLP, {"max_delay_ms": 4.0}),
+        ],
+    )
+    def test_folded_computes_the_same_as_evaluation(self, kind, changes):
+        net = self.net(kind, **changes).eval()
         folded = net.folded()
-        spikes = dense_input(6, 5, 2 * 14 * 13).double()
+        spikes = self.spikes(kind)
         assert not folded.norms
-        assert set(folded.state_dict()) == set(ConvNet(**self.arguments).state_dict())
+        assert not folded.batch_norm
+        kept = {name: value for name, value in changes.items() if name != "weight_norm"}
+        assert set(folded.state_dict()) == set(kind(**self.arguments(kind), **kept).state_dict())
         torch.testing.assert_close(folded(spikes).readout, net(spikes).readout, rtol=1e-9, atol=1e-9)
         assert all(layer.spike_count.any() for layer in net(spikes).activity)
         with torch.no_grad():  # the control: a statistic that is left out shows
             net.norms[1].running_mean -= 1
         assert not torch.allclose(folded(spikes).readout, net(spikes).readout, atol=1e-3)
 
-    def test_currents_are_normalised_in_training(self):
-        net = self.net()
+    @pytest.mark.parametrize("training", [False, True])
+    @pytest.mark.parametrize(
+        "changes", [{}, {"skip": True, "weight_norm": True, "dropout": 0.3}, {"max_delay_ms": 4.0}]
+    )
+    def test_events_and_dense_input_agree(self, changes, training):
+        """In evaluation events take the fused path, on weights that hold the normalisation, with gradients as well."""
+        net = self.net(MLP, **changes).train(training)
+        spikes = self.spikes(MLP)
+        results = []
+        for batch in (spikes, EventBatch.from_dense(spikes)):
+            torch.manual_seed(1)
+            readout = net(batch).readout
+            weight = torch.linspace(-1, 1, readout.numel(), dtype=readout.dtype).view_as(readout)
+            parameters = [p for p in net.parameters() if p.requires_grad]
+            # In evaluation delays are rounded and have no gradient.
+            grads = torch.autograd.grad((readout * weight).sum(), parameters, materialize_grads=True)
+            results.append((readout, *grads))
+        for dense, sparse in zip(*results, strict=True):
+            torch.testing.assert_close(dense, sparse)
+        assert sum(bool(grad.any()) for grad in results[0]) > len(results[0]) - 3
+
+    @pytest.mark.parametrize("kind", [ConvNet, MLP])
+    def test_currents_are_normalised_in_training(self, kind):
+        net = self.net(kind)
         seen = []
         for norm in net.norms:
             norm.register_forward_hook(lambda module, args, out: seen.append((out, module.bias)))
-        net(dense_input(6, 8, 2 * 14 * 13).double()).readout.sum().backward()
-        assert len(seen) == 3
+        net(self.spikes(kind)).readout.sum().backward()
+        assert len(seen) == (3 if kind is ConvNet else 2)
         for current, bias in seen:
             over = [axis for axis in range(current.dim()) if axis != 1]
             torch.testing.assert_close(current.mean(over), bias, rtol=0, atol=1e-9)
             assert (current.std(over) < 2.1).all()
         assert all(p.grad is not None for p in net.parameters() if p.requires_grad)
 
-    def test_no_neuron_fires_twice(self):
-        out = self.net()(dense_input(12, 3, 2 * 14 * 13, density=0.5).double())
-        assert [int(layer.spike_count.max()) for layer in out.activity] == [1, 1, 1]
+    @pytest.mark.parametrize("kind", [ConvNet, MLP])
+    def test_no_neuron_fires_twice(self, kind):
+        units = math.prod(self.arguments(kind)["input_shape"])
+        out = self.net(kind)(dense_input(12, 3, units, density=0.5).double())
+        assert {int(layer.spike_count.max()) for layer in out.activity} == {1}
+
+    def test_a_bias_that_is_not_wanted_is_refused(self):
+        with pytest.raises(ValueError, match="batch_norm shifts currents as a bias does"):
+            MLP(**COMMON, batch_norm=True, bias=False)
+
+
+class TestPrecision:
+    @pytest.mark.parametrize("kind", [ConvNet, MLP])
+    def test_membranes_add_up_in_the_precision_of_the_parameters(self, kind):
+        """Under autocast synapses give bfloat16, of which a long sum would lose most."""
+        options = TestBatchNorm().arguments(kind)
+        net, seen = kind(**options), []
+        for neuron in (*getattr(net, "conv_neurons", ()), *net.neurons):
+            neuron.register_forward_hook(lambda module, args, out: seen.append((args[0].dtype, out.dtype)))
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            net(dense_input(6, 4, math.prod(options["input_shape"]))).readout.float().sum().backward()
+        assert set(seen) == {(torch.float32, torch.float32)}
+
+
+def test_layouts_in_memory_give_the_same():
+    """Channels next to each other, in the network, or not: the same spikes and gradients."""
+    torch.manual_seed(0)
+    net = ConvNet(input_shape=(1, 9, 8), num_classes=3, step_ms=1, channels=[4], kernel_size=3, hidden=[6]).double()
+    spikes = (torch.rand(5, 3, 1, 9, 8) < 0.5).double()
+    current = net.convolutions[0](spikes.flatten(0, 1)).unflatten(0, (5, 3)) * 3
+    results = []
+    for layout in (torch.contiguous_format, torch.channels_last):
+        leaf = current.detach().flatten(0, 1).contiguous(memory_format=layout).unflatten(0, (5, 3)).requires_grad_()
+        fired = net.conv_neurons[0](leaf)
+        assert fired.stride() == leaf.stride()
+        weight = torch.linspace(-1, 1, fired.numel(), dtype=fired.dtype).view(fired.shape)
+        results.append((fired, *torch.autograd.grad((fired * weight).sum(), [leaf, net.conv_neurons[0].beta])))
+    assert results[0][0].any()
+    for plain, channels_last in zip(*results, strict=True):
+        torch.testing.assert_close(plain, channels_last)
 
 
 def test_conv_net_shapes_and_events():

@@ -116,7 +116,6 @@ def describe(
             "pool_size": network.pool_size,
             "pool": "max" if isinstance(network.pool, nn.MaxPool2d) else "avg",
             "hidden": [cast(nn.Linear, s).out_features for s in list(network.synapses)[:-1]],
-            "batch_norm": bool(network.norms),
         }
         return list(_conv_layers(network)), network.input_shape, about
     hint = "; give its .network" if isinstance(network, SpikingClassifier) else ""
@@ -140,6 +139,7 @@ def _common_arguments(network: SpikingNetwork) -> dict[str, Any]:
         "log_tau": network.log_tau,
         "decoder": network.decoder,
         "weight_norm": network.weight_norm,
+        "batch_norm": network.batch_norm,
         "dropout": network.dropout,
         "onset_ms": network.onset_ms,
         "onset_width_ms": network.onset_width_ms,

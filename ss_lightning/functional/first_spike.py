@@ -123,7 +123,12 @@ def first_spike_time(spikes: Tensor) -> Tensor:
     Args:
         spikes: ``[T, B, N]``, anything above zero is a spike. Not differentiable.
     """
-    return crossing_times(spikes > 0)[0]
+    silent = torch.ones(spikes.shape[1:], dtype=torch.bool, device=spikes.device)
+    steps_before = torch.zeros_like(silent, dtype=torch.int32)
+    for step in spikes.unbind(0):
+        silent &= step <= 0
+        steps_before += silent
+    return steps_before.long()
 
 
 def crossing_times(crossed: Tensor) -> tuple[Tensor, Tensor]:

@@ -167,13 +167,12 @@ class _FusedSingleSpike(torch.autograd.Function):
     ) -> Tensor:
         from ss_lightning.functional.kernels_dense import dense_forward  # numba is imported only where it is used
 
-        shape = current.shape
-        columns = current.contiguous().view(len(current), -1)
-        decay, level = (value.expand(shape[1:]).reshape(-1) for value in (beta, threshold))
+        layout = _Columns(current)
+        columns, decay, level = layout.columns(current), layout.row(beta), layout.row(threshold)
         spikes, saved = dense_forward(columns, decay, level, keep=any(ctx.needs_input_grad))
         ctx.save_for_backward(columns, beta, threshold, *saved)
-        ctx.surrogate, ctx.estimator, ctx.shape = surrogate, estimator, shape
-        return spikes.view(shape)
+        ctx.surrogate, ctx.estimator, ctx.layout = surrogate, estimator, layout
+        return layout.sequence(spikes)
 
     @staticmethod
     @once_differentiable
@@ -181,12 +180,35 @@ class _FusedSingleSpike(torch.autograd.Function):
         from ss_lightning.functional.kernels_dense import dense_backward
 
         columns, beta, threshold, *saved = ctx.saved_tensors
-        shape = ctx.shape
-        decay, level = (value.expand(shape[1:]).reshape(-1) for value in (beta, threshold))
-        grad = grad.contiguous().view_as(columns)
+        layout = ctx.layout
+        decay, level, grad = layout.row(beta), layout.row(threshold), layout.columns(grad)
         grad_current, *grads = dense_backward(columns, decay, level, saved, grad, ctx.surrogate, ctx.estimator)
         grad_beta, grad_threshold = (
-            total.view(shape[1:]).sum_to_size(value.shape) if needed else None
+            layout.sequence(total[None])[0].sum_to_size(value.shape) if needed else None
             for total, value, needed in zip(grads, (beta, threshold), ctx.needs_input_grad[1:3], strict=True)
         )
-        return grad_current.view(shape), grad_beta, grad_threshold, None, None
+        return layout.sequence(grad_current), grad_beta, grad_threshold, None, None
+
+
+class _Columns:
+    """A sequence ``[T, B, ...]`` as columns ``[T, M]``: the neurons in the order in which memory holds them.
+
+    So images whose channels lie next to each other (``torch.channels_last``) are neither copied nor reordered.
+    """
+
+    def __init__(self, like: Tensor) -> None:
+        self.axes = [0, *sorted(range(1, like.dim()), key=like.stride, reverse=True)]
+        self.shape = [like.shape[axis] for axis in self.axes]
+        self.inverse = [self.axes.index(axis) for axis in range(like.dim())]
+
+    def columns(self, sequence: Tensor) -> Tensor:
+        """``[T, M]`` of ``[T, B, ...]``; a copy only of what lies in another order."""
+        return sequence.permute(self.axes).contiguous().view(len(sequence), -1)
+
+    def row(self, value: Tensor) -> Tensor:
+        """``[M]`` of a value that broadcasts against ``[B, ...]``."""
+        return self.columns(value.expand([self.shape[axis] for axis in self.inverse[1:]])[None])[0]
+
+    def sequence(self, columns: Tensor) -> Tensor:
+        """``[T, B, ...]`` of ``[T, M]``."""
+        return columns.view(len(columns), *self.shape[1:]).permute(self.inverse)
