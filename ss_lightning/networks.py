@@ -147,6 +147,8 @@ class SpikingNetwork(nn.Module):
         onset_width_ms: in this time before the onset the threshold falls by ``threshold``.
     """
 
+    readout: snn.Leaky
+
     def __init__(
         self,
         input_shape: Sequence[int],
@@ -316,9 +318,14 @@ class SpikingNetwork(nn.Module):
     def _spikes(self, depth: int, neuron: nn.Module, current: Tensor) -> Tensor:
         """Spikes of a hidden layer for an input current ``[T, B, ...]``, before dropout."""
         onset = self._onset_current(depth, neuron, len(current))
-        # Where synapses compute in half precision (autocast), membranes add up in that of the parameters all the same.
-        current = current.to(torch.promote_types(current.dtype, cast(snn.Leaky, neuron).threshold.dtype))
+        current = _in_precision_of(neuron, current)
         return neuron(current if onset is None else current + onset[:, None])
+
+    def _output(self, current: Tensor, layers: Sequence[Tensor]) -> NetworkOutput:
+        """The output, from the current ``[T, B, C]`` of the readout and the spikes ``[T, B, ...]`` of hidden layers."""
+        readout = self.readout(_in_precision_of(self.readout, current))
+        counts = [spikes.sum(0).flatten(1) for spikes in layers]
+        return _output(readout, counts, [first_spike_time(spikes).flatten(1) for spikes in layers])
 
     @property
     def _drops(self) -> bool:
@@ -490,7 +497,7 @@ class MLP(SpikingNetwork):
             current = self._normalised(depth, current.flatten(0, 1)).view_as(current)
             layers.append(self._dropped(self._spikes(depth, neurons, current)))
             current = synapse(self._rescaled(torch.cat(layers, -1) if self.skip else layers[-1]))
-        return _output_of_spikes(self.readout(current), layers)
+        return self._output(current, layers)
 
     @property
     def layer_sizes(self) -> list[int]:
@@ -599,7 +606,7 @@ class ConvNet(SpikingNetwork):
             current = self._normalised(depth, synapse(x)).unflatten(0, (steps, batch))
             layers.append(self._dropped(self._spikes(depth, neurons, current)))
             x = self._rescaled(layers[-1]).flatten(0, 1)
-        return _output_of_spikes(self.readout(self.synapses[-1](x).unflatten(0, (steps, batch))), layers)
+        return self._output(self.synapses[-1](x).unflatten(0, (steps, batch)), layers)
 
     @property
     def layer_sizes(self) -> list[int]:
@@ -686,10 +693,9 @@ def init_uniform(layer: nn.Linear | nn.Conv2d, gain: float = 1.0) -> None:
         nn.init.zeros_(layer.bias)
 
 
-def _output_of_spikes(readout: Tensor, layers: Sequence[Tensor]) -> NetworkOutput:
-    """The output of a network from the spikes ``[T, B, ...]`` of its hidden layers."""
-    counts = [spikes.sum(0).flatten(1) for spikes in layers]
-    return _output(readout, counts, [first_spike_time(spikes).flatten(1) for spikes in layers])
+def _in_precision_of(neuron: nn.Module, current: Tensor) -> Tensor:
+    """The current as wide as the parameters: under autocast synapses give half precision, but membranes are sums."""
+    return current.to(torch.promote_types(current.dtype, cast(snn.Leaky, neuron).threshold.dtype))
 
 
 def _output(readout: Tensor, counts: Sequence[Tensor], times: Sequence[Tensor]) -> NetworkOutput:

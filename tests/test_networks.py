@@ -424,7 +424,7 @@ class TestPrecision:
         """Under autocast synapses give bfloat16, of which a long sum would lose most."""
         options = TestBatchNorm().arguments(kind)
         net, seen = kind(**options), []
-        for neuron in (*getattr(net, "conv_neurons", ()), *net.neurons):
+        for neuron in (*getattr(net, "conv_neurons", ()), *net.neurons, net.readout):
             neuron.register_forward_hook(lambda module, args, out: seen.append((args[0].dtype, out.dtype)))
         with torch.autocast("cpu", dtype=torch.bfloat16):
             net(dense_input(6, 4, math.prod(options["input_shape"]))).readout.float().sum().backward()
