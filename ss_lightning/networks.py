@@ -122,7 +122,7 @@ class SpikingNetwork(nn.Module):
         step_ms: length of a time step in milliseconds; time constants follow it.
         neuron: ``single`` (fires at most once, the fast model), ``standard`` (the paper's sequential single-spike
             loop) or ``multi`` (snnTorch's ``Leaky``), all with the same parameters.
-        estimator: gradient of the single spike: ``ramp`` (the paper), ``survival`` or ``flat``.
+        estimator: gradient of the single spike: ``ramp`` (the paper), ``survival``, ``flat`` or ``masked``.
         surrogate: ``fast_sigmoid``, ``atan`` or ``triangle``.
         surrogate_slope: steepness of the surrogate at threshold.
         threshold: firing threshold.
@@ -155,7 +155,7 @@ class SpikingNetwork(nn.Module):
         num_classes: int,
         step_ms: float,
         neuron: NeuronKind = "single",
-        estimator: Literal["ramp", "survival", "flat"] = "ramp",
+        estimator: Literal["ramp", "survival", "flat", "masked"] = "ramp",
         surrogate: Literal["fast_sigmoid", "atan", "triangle"] = "fast_sigmoid",
         surrogate_slope: float = 10.0,
         threshold: float = 1.0,

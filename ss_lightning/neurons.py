@@ -314,8 +314,8 @@ class SingleSpikeLeaky(_FirstCrossing, snn.Leaky):
         graded_spikes_factor: spikes are multiplied by it.
         learn_graded_spikes_factor: make it a parameter.
         reset_delay: accepted, without effect.
-        estimator: how the gradient of the one spike reaches the crossings: ``ramp`` (the paper), ``survival`` or
-            ``flat``; see :mod:`ss_lightning.functional.first_spike`.
+        estimator: how the gradient of the one spike reaches the crossings: ``ramp`` (the paper), ``survival``,
+            ``flat`` or ``masked``; see :mod:`ss_lightning.functional.first_spike`.
 
     Raises:
         ValueError: ``beta`` lies outside ``[0, 1]`` or the estimator is unknown.
@@ -384,7 +384,7 @@ class SingleSpikeSynaptic(_FirstCrossing, snn.Synaptic):
         state_quant: quantisation of both states after each step.
         output: with ``init_hidden``, return ``(spk, syn, mem)`` all the same.
         reset_delay: accepted, without effect.
-        estimator: ``ramp``, ``survival`` or ``flat``.
+        estimator: ``ramp``, ``survival``, ``flat`` or ``masked``.
 
     Raises:
         ValueError: ``alpha`` or ``beta`` lies outside ``[0, 1]`` or the estimator is unknown.

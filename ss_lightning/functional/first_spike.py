@@ -8,11 +8,13 @@ where there is none, and ``g[T] = 0``:
 ramp      ``dL/dc[k] = sum over t >= k of (t - k + 1) g[t]`` (the paper; grows like ``T^2``)
 survival  ``g[k] - g[t*]`` for ``k < t*``; ``g[t*] - g[t2]`` at ``t*``; 0 after. A silent neuron: ``g[k]``
 flat      ``sum over t >= k of g[t]`` for ``k <= t*``; 0 after. A silent neuron: for all ``k``
+masked    ``g[k]`` for ``k <= t*``; 0 after. A silent neuron: ``g[k]``
 ========= =========================================================================================
 
 Sources: ramp is the straight-through gradient of Taylor, King & Harper, arXiv:2205.15286. Survival is the derivative
 of the first-passage law ``p[t] = c[t] * prod over j < t of (1 - c[j])`` at the hard crossings: what would change if
-the spike moved to ``k``.
+the spike moved to ``k``. Masked is backpropagation through the time loop of that paper's "standard" model, in which a
+mask, held constant, silences neurons that have fired (:class:`ss_lightning.neurons.StandardSingleSpikeLeaky`).
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
-Estimator = Literal["ramp", "survival", "flat"]
+Estimator = Literal["ramp", "survival", "flat", "masked"]
 ESTIMATORS: tuple[str, ...] = get_args(Estimator)
 
 
@@ -40,10 +42,10 @@ State = tuple[Tensor, ...]
 def first_spike_state(crossing: Tensor, estimator: str) -> State:
     """What a neuron at rest remembers of its crossings: two tensors shaped like one step ``[B, N]``.
 
-    ramp: (crossings so far, latency code); survival: (alive,); flat: (alive, crossings while alive).
+    ramp: (crossings so far, latency code); survival, masked: (alive,); flat: (alive, crossings while alive).
     """
     zero, one = torch.zeros_like(crossing), torch.ones_like(crossing)
-    return {"ramp": (zero, zero), "survival": (one,), "flat": (one, zero)}[estimator]
+    return {"ramp": (zero, zero), "survival": (one,), "flat": (one, zero), "masked": (one,)}[estimator]
 
 
 def first_spike_step(crossing: Tensor, state: State, estimator: str) -> tuple[Tensor, State]:
@@ -52,7 +54,7 @@ def first_spike_step(crossing: Tensor, state: State, estimator: str) -> tuple[Te
     Args:
         crossing: 1 where the membrane is above threshold in this step, else 0; ``[B, N]``.
         state: from :func:`first_spike_state` or the step before.
-        estimator: ``ramp``, ``survival`` or ``flat``.
+        estimator: ``ramp``, ``survival``, ``flat`` or ``masked``.
 
     Returns:
         The spikes of this step ``[B, N]`` and the next state.
@@ -66,6 +68,9 @@ def first_spike_step(crossing: Tensor, state: State, estimator: str) -> tuple[Te
     if estimator == "survival":
         (alive,) = state
         return crossing * alive, (alive * (1 - crossing),)
+    if estimator == "masked":
+        (alive,) = state
+        return crossing * alive, (alive * (1 - crossing.detach()),)
     alive, crossed = state
     spike = (crossing * alive).detach()
     crossed = crossed + crossing * alive
@@ -165,6 +170,10 @@ def crossing_gradient(grad: Tensor, first: Tensor, second: Tensor, estimator: st
         for t, step in enumerate(steps):
             at_spike = torch.where(first == t, at_second, at_first)
             step.sub_(at_spike).masked_fill_(first < t, 0)
+        return grad
+    if estimator == "masked":
+        for t, step in enumerate(steps):
+            step.masked_fill_(first < t, 0)
         return grad
     total = torch.zeros_like(steps[0])
     if estimator == "flat":

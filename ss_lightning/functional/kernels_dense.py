@@ -111,6 +111,8 @@ def _crossing_gradient(
         now["sum"] = grad.where(fires, now["sum"])
         told = grad - now["sums"].where(fires, now["sum"])
         return told.where(first.compare(">=", t), zero)
+    if estimator == "masked":
+        return grad.where(first.compare(">=", t), zero)
     now["sum"] = now["sum"] + grad
     if estimator == "flat":
         return now["sum"].where(first.compare(">=", t), zero)

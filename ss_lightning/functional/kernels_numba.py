@@ -39,8 +39,8 @@ from ss_lightning.functional.vector_code import LINE
 from ss_lightning.surrogate import Surrogate
 
 SURROGATES = {"fast_sigmoid": 0, "atan": 1, "triangle": 2}
-ESTIMATORS = {"ramp": 0, "survival": 1, "flat": 2}
-_RAMP, _SURVIVAL = ESTIMATORS["ramp"], ESTIMATORS["survival"]
+ESTIMATORS = {"ramp": 0, "survival": 1, "flat": 2, "masked": 3}
+_RAMP, _SURVIVAL, _MASKED = ESTIMATORS["ramp"], ESTIMATORS["survival"], ESTIMATORS["masked"]
 
 _LANES = 16
 _MAX_WIDTH = 512
@@ -338,6 +338,18 @@ def _flat(grad, state, first, t, width):
         state[_SUM + j] = total
 
 
+@_jit
+def _masked(grad, first, t, width):
+    """``dL/dc = dL/dS[t]`` up to the first crossing, four steps in place."""
+    zero = grad.dtype.type(0)
+    for j in range(width):
+        spike = first[j] - t
+        grad[3 * _ROW + j] = grad[3 * _ROW + j] if spike >= 3 else zero
+        grad[2 * _ROW + j] = grad[2 * _ROW + j] if spike >= 2 else zero
+        grad[_ROW + j] = grad[_ROW + j] if spike >= 1 else zero
+        grad[j] = grad[j] if spike >= 0 else zero
+
+
 @_jit_inline
 def _survive(grad, at_first, at_second, spike, again, t, zero):
     """One step of survival: ``dL/dc``, and ``dL/dS`` at the first and second crossing as far as they are known."""
@@ -479,9 +491,12 @@ def layer_backward(
             _copy(first[:count], times[b, begin : begin + count])
             _fill(second, silent)
 
-            # The membrane once more; survival asks for nothing after the last second crossing of the block.
+            # The membrane once more; survival asks for nothing after the last second crossing of the block, masked for
+            # nothing after the last first one.
             stop = num_steps
-            for t in range(num_steps):
+            if estimator == _MASKED:
+                stop = min(num_steps, max(_latest(first, count), 0) + 1)
+            for t in range(stop):
                 membrane = scratch[top + t, :width]
                 _copy(membrane, bias[block, min(t, last_bias)])
                 add_rows(membrane, table[block], units, offsets[b * stride + t], offsets[b * stride + t + 1])
@@ -491,8 +506,9 @@ def layer_backward(
                     if t % 8 == 7 and _latest(second, count) < num_steps:
                         stop = t + 1
                         break
+            known = stop
             stop = (stop + 7) // 8 * 8
-            for t in range(num_steps, stop):
+            for t in range(known, stop):
                 _fill(scratch[top + t, :width], 0)
 
             # Back in time, eight steps at once. The upper neurons that have a gradient only grow in number.
@@ -518,6 +534,8 @@ def layer_backward(
                         _ramp(four, state, first, width)
                     elif estimator == _SURVIVAL:
                         _survival(four, state, first, second, np.int32(t + half), width)
+                    elif estimator == _MASKED:
+                        _masked(four, first, np.int32(t + half), width)
                     else:
                         _flat(four, state, first, np.int32(t + half), width)
                     _walk_back(four, state, flat_scratch, top + t + half, surrogate, height, scale, width)

@@ -27,7 +27,7 @@ from ss_lightning.surrogate import Surrogate
 INTERPRETED: bool = triton.knobs.runtime.interpret
 
 SURROGATES = {"fast_sigmoid": 0, "atan": 1, "triangle": 2}
-ESTIMATORS = {"ramp": 0, "survival": 1, "flat": 2}
+ESTIMATORS = {"ramp": 0, "survival": 1, "flat": 2, "masked": 3}
 
 # Neurons of one program, and the scratch of the samples that the backward pass takes at a time.
 _BLOCK = 128
@@ -177,6 +177,8 @@ def _layer_backward(
         tl.store(membrane + row.to(tl.int64) * size + columns, potential, mask=inside)
         if ESTIMATOR == 1:  # survival asks for nothing after the second crossing
             stop = tl.where(tl.max(second, 0) < num_steps, 0, stop)
+        elif ESTIMATOR == 3:  # and masked for nothing after the first one
+            stop = tl.where(tl.max(first, 0) < num_steps, 0, stop)
         step += 1
 
     start = (sample * num_steps).to(tl.int64) * size
@@ -188,7 +190,7 @@ def _layer_backward(
     bias_sum = tl.zeros_like(beta_row)
     beta_sum = tl.zeros_like(beta_row)
     threshold_sum = tl.zeros_like(beta_row)
-    # Later steps were not integrated, and with survival and flat their gradient is zero.
+    # Later steps may not be integrated: where they are not, their gradient is zero.
     stored = step
     step = num_steps - 1
     while step >= 0:
@@ -202,9 +204,11 @@ def _layer_backward(
             signal = ramp
         elif ESTIMATOR == 1:
             signal = tl.where(step < first, signal - at_first, tl.where(step == first, at_first - at_second, 0.0))
-        else:
+        elif ESTIMATOR == 2:
             total += signal
             signal = tl.where(step <= first, total, 0.0)
+        else:
+            signal = tl.where(step <= first, signal, 0.0)
         signal = tl.where(learns, signal, 0.0) * _derivative(potential - threshold_row, height, scale, SURROGATE)
         threshold_sum -= signal
         carry = signal + beta_row * carry

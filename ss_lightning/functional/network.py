@@ -131,7 +131,8 @@ def event_network(
         readout: the last layer, which never fires.
         surrogate: derivative of a crossing, an object of :mod:`ss_lightning.surrogate` or (on the ``torch`` backend)
             any elementwise ``spike_grad`` of snnTorch.
-        estimator: ``ramp`` (the paper), ``survival`` or ``flat``, see :mod:`ss_lightning.functional.first_spike`.
+        estimator: ``ramp`` (the paper), ``survival``, ``flat`` or ``masked``, see
+            :mod:`ss_lightning.functional.first_spike`.
         skip: every layer after the first, the readout included, listens to ALL hidden layers before it, in order
             (weight ``[N_out, N_1 + ... + N_l]``), instead of only the one before.
         backend: ``torch`` (always works), ``numba`` (CPU), ``triton`` (CUDA), or ``auto``: the fused kernels of the

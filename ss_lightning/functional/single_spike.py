@@ -66,8 +66,8 @@ def single_spike(
         threshold: a number or a tensor that broadcasts against ``[B, N]``.
         surrogate: derivative of a crossing, an object of :mod:`ss_lightning.surrogate` or any elementwise
             ``spike_grad`` of snnTorch.
-        estimator: ``ramp`` (the paper), ``survival`` or ``flat``: how the gradient of the one spike reaches the
-            crossings, see :mod:`ss_lightning.functional.first_spike`.
+        estimator: ``ramp`` (the paper), ``survival``, ``flat`` or ``masked``: how the gradient of the one spike reaches
+            the crossings, see :mod:`ss_lightning.functional.first_spike`.
         backend: ``torch`` (always works), ``numba`` (CPU), or ``auto``: the kernels where they know the surrogate and
             dtype, else ``torch``.
 

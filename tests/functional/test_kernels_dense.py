@@ -15,7 +15,7 @@ from ss_lightning.functional import kernels_dense as kernels
 from ss_lightning.functional.single_spike import single_spike, single_spike_reference
 from ss_lightning.surrogate import ATan, FastSigmoid, Surrogate, Triangle
 
-ESTIMATORS = ["ramp", "survival", "flat"]
+ESTIMATORS = ["ramp", "survival", "flat", "masked"]
 
 
 def results(function, tensors: list[Tensor], grad: Tensor, **options) -> list[Tensor]:

@@ -18,7 +18,7 @@ from tests.functional.test_network import Case, assert_same
 pytest.importorskip("triton")
 
 SURROGATES = [FastSigmoid(10), ATan(2), Triangle(1)]
-ESTIMATORS = ["ramp", "survival", "flat"]
+ESTIMATORS = ["ramp", "survival", "flat", "masked"]
 CASES = [
     Case(),
     Case(num_steps=1, batch_size=1, sizes=(3, 5)),

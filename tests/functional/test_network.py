@@ -139,7 +139,7 @@ cases = st.builds(
     seed=st.integers(0, 2**16),
 )
 surrogates = st.sampled_from([FastSigmoid(10), ATan(2), Triangle(1)])
-estimators = st.sampled_from(["ramp", "survival", "flat"])
+estimators = st.sampled_from(["ramp", "survival", "flat", "masked"])
 
 
 @pytest.mark.parametrize("backend", ["torch", "numba"])
@@ -158,7 +158,7 @@ def test_equals_reference(
     assert_same(found, expected, 1e-10)
 
 
-@pytest.mark.parametrize("estimator", ["ramp", "survival", "flat"])
+@pytest.mark.parametrize("estimator", ["ramp", "survival", "flat", "masked"])
 @pytest.mark.parametrize("skip", [False, True])
 def test_many_blocks_and_groups(estimator: str, skip: bool) -> None:
     """Layers wider than one block of neurons, several samples to a group and several chunks of samples."""
@@ -171,7 +171,7 @@ def test_many_blocks_and_groups(estimator: str, skip: bool) -> None:
 
 
 @pytest.mark.parametrize("backend", ["torch", "numba"])
-@pytest.mark.parametrize("estimator", ["ramp", "survival", "flat"])
+@pytest.mark.parametrize("estimator", ["ramp", "survival", "flat", "masked"])
 def test_float32(backend: str, estimator: str) -> None:
     """float32 within 1e-4 of the float64 reference, relative to the largest entry of each tensor."""
     case = Case(num_steps=100, batch_size=8, sizes=(50, 120, 70), density=0.05, scale=0.2, seed=1)

@@ -42,7 +42,7 @@ def by_current(current, beta, threshold, onset, estimator):
 @settings(deadline=None, max_examples=60)
 @given(
     num_steps=st.integers(1, 17), batch=st.integers(1, 3), size=st.integers(1, 7), seed=st.integers(0, 999),
-    estimator=st.sampled_from(["ramp", "survival", "flat"]),
+    estimator=st.sampled_from(["ramp", "survival", "flat", "masked"]),
 )  # fmt: skip
 def test_a_current_does_what_the_threshold_does(num_steps, batch, size, seed, estimator):
     inputs, grad = case(num_steps, batch, size, seed)

@@ -13,6 +13,7 @@ from ss_lightning.functional import (
     single_spike,
     single_spike_reference,
 )
+from ss_lightning.neurons import StandardSingleSpikeLeaky
 from ss_lightning.surrogate import ATan, FastSigmoid, Triangle
 
 SURROGATES = {
@@ -132,6 +133,29 @@ class TestEquations:
         first_spike(leaf, "survival").backward(grad.view(-1, 1, 1))
         torch.testing.assert_close(leaf.grad.flatten(), expected)
 
+    def test_masked_gradient_is_that_of_the_standard_loop_and_no_other_is(self):
+        torch.manual_seed(5)
+        current = torch.randn(40, 3, 4, dtype=torch.float64) * 0.4
+        beta = torch.rand(4, dtype=torch.float64)
+        weight = torch.randn(40, 3, 4, dtype=torch.float64)
+
+        def gradients(estimator):
+            neuron = StandardSingleSpikeLeaky(beta, learn_beta=True, init_hidden=True, spike_grad=FastSigmoid(10))
+            leaves = [current.clone().requires_grad_(), neuron.beta]
+            if estimator == "standard":
+                spikes = torch.stack([neuron(step) for step in leaves[0]])
+            else:
+                spikes = single_spike(*leaves, estimator=estimator)
+            return spikes.detach(), *torch.autograd.grad((spikes * weight).sum(), leaves)
+
+        expected = gradients("standard")
+        assert expected[0].sum(0).unique().tolist() == [0, 1]
+        for estimator in ESTIMATORS:
+            found = gradients(estimator)
+            assert torch.equal(found[0], expected[0])
+            alike = [torch.allclose(a, b, rtol=0, atol=1e-10) for a, b in zip(found, expected, strict=True)]
+            assert all(alike) == (estimator == "masked"), estimator
+
     def test_gain_of_the_ramp_grows_quadratically_and_survival_stays_bounded(self):
         gains = {}
         for estimator in ("ramp", "survival"):
@@ -182,7 +206,7 @@ class TestRules:
             single_spike(torch.zeros(shape), 0.5)
 
     def test_unknown_estimator_is_refused(self):
-        with pytest.raises(ValueError, match="choose one of ramp, survival, flat"):
+        with pytest.raises(ValueError, match="choose one of ramp, survival, flat, masked"):
             single_spike(torch.zeros(3, 1, 2), 0.5, estimator="rmap")
 
     def test_work_is_linear_in_the_length(self):

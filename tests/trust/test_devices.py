@@ -193,7 +193,7 @@ def test_a_process_that_dies_ends_the_run(how, rank, words):
     "network",
     [
         *[{"neuron": neuron, "hidden": [6, 5]} for neuron in ("single", "standard", "multi")],
-        *[{"estimator": estimator, "learn_threshold": True} for estimator in ("ramp", "survival", "flat")],
+        *[{"estimator": estimator, "learn_threshold": True} for estimator in ("ramp", "survival", "flat", "masked")],
         *[{"decoder": decoder} for decoder in ("sum", "max", "softmax", "first_spike")],
         {"onset_ms": 10.0, "weight_norm": True, "log_tau": True, "dropout": 0.2, "delay_line_ms": [0.0, 3.0]},
         *[{"max_delay_ms": 5.0, "delay_per_synapse": each, "hidden": [6, 5]} for each in (False, True)],

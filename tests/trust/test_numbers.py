@@ -161,7 +161,8 @@ def largest_gradient(estimator, num_steps):
 
 
 @pytest.mark.parametrize(
-    ("estimator", "power"), [("ramp", (1.0, 2.5)), ("survival", (-0.5, 0.5)), ("flat", (-0.5, 1.2))]
+    ("estimator", "power"),
+    [("ramp", (1.0, 2.5)), ("survival", (-0.5, 0.5)), ("flat", (-0.5, 1.2)), ("masked", (-0.5, 0.5))],
 )
 def test_gradients_of_long_sequences(estimator, power):
     """Finite up to 2^14 steps. The ramp's grow with a power of T, up to T^2."""
@@ -172,7 +173,7 @@ def test_gradients_of_long_sequences(estimator, power):
 
 
 @pytest.mark.parametrize("backend", ["auto", "torch"])
-@pytest.mark.parametrize("estimator", ["ramp", "survival", "flat"])
+@pytest.mark.parametrize("estimator", ["ramp", "survival", "flat", "masked"])
 def test_gradients_of_a_network_on_a_long_sequence(estimator, backend):
     torch.manual_seed(0)
     model = ssl.MLPClassifier(
