@@ -78,7 +78,7 @@ def contenders() -> list[Contender]:
         ),
     ]
     for backend in ("numba", "torch"):
-        for estimator in ("ramp", "survival"):
+        for estimator in ("ramp", "survival", "masked"):
             everyone.append(
                 Contender(
                     f"ss_lightning {estimator} ({backend})",
