@@ -357,7 +357,13 @@ def curve(rows: Sequence[Row]) -> Any:
     panels = {
         title: dict(zip(_names(found), map(_points, found.values()), strict=True)) for title, found in lines.items()
     }
-    return plots.panels({"test accuracy": panels}, "hidden spikes per sample (labels: hidden neurons)")
+    figure = plots.panels({"test accuracy": panels}, "hidden spikes per sample (labels: hidden neurons)")
+    for axis in figure.axes:
+        fewest, most = axis.dataLim.intervalx
+        if most > 10 * fewest > 0:
+            axis.set_xscale("log")
+            axis.xaxis.set_major_formatter("{x:g}")
+    return figure
 
 
 def _names(lines: Mapping[str, list[Row]]) -> list[str]:

@@ -240,6 +240,13 @@ class TestCurve:
         names = [f"single (survival), lr={lr}, slope={slope}" for lr, slope in ((0.1, 2), (0.2, 2), (0.2, 5))]
         assert list(drawn["test accuracy"]["YinYang"]) == names
 
+    @pytest.mark.parametrize(("accuracies", "scale"), [([0.05, 0.9], "log"), ([0.4, 0.9], "linear")])
+    def test_spikes_over_more_than_a_decade_have_a_logarithmic_axis(self, accuracies, scale):
+        for number, accuracy in enumerate(accuracies):
+            make_run(number, accuracy, hidden=(8 + number,))
+        (axis,) = curve(make_rows(read_results(Path("runs")))).axes
+        assert axis.get_xscale() == scale
+
     def test_nothing_to_draw(self, capsys):
         make_run(0)
         assert results("runs", "--curve=curve.png") == 2
