@@ -11,7 +11,7 @@ from ss_lightning.callbacks import flattened
 from ss_lightning.cli import CommandLineCheck, main
 from ss_lightning.folds import SUMMARY
 from ss_lightning.report import read_run
-from ss_lightning.results import command_of_all, data_name, make_rows, network_name, read_results
+from ss_lightning.results import command_of_all, curve, data_name, make_rows, network_name, read_results
 
 YINYANG = str(Path(__file__).parents[1] / "configs/yinyang.yaml")
 
