@@ -19,7 +19,7 @@ from ss_lightning.delays import DelayedLinear
 from ss_lightning.events import EventBatch
 from ss_lightning.functional.backends import BACKENDS
 from ss_lightning.functional.delay_line import delay_line, delay_line_reference
-from ss_lightning.functional.first_spike import first_spike_time
+from ss_lightning.functional.first_spike import Estimator, first_spike_time
 from ss_lightning.functional.network import ReadoutLayer, SpikingLayer, event_network
 from ss_lightning.functional.onset import raised_threshold, threshold_current
 from ss_lightning.functional.synapse import event_linear
@@ -155,7 +155,7 @@ class SpikingNetwork(nn.Module):
         num_classes: int,
         step_ms: float,
         neuron: NeuronKind = "single",
-        estimator: Literal["ramp", "survival", "flat", "masked"] = "ramp",
+        estimator: Estimator = "ramp",
         surrogate: Literal["fast_sigmoid", "atan", "triangle"] = "fast_sigmoid",
         surrogate_slope: float = 10.0,
         threshold: float = 1.0,
@@ -331,18 +331,16 @@ class SpikingNetwork(nn.Module):
     def _drops(self) -> bool:
         return self.training and self.dropout > 0
 
-    def _keep(self, batch_size: int, size: int, like: Tensor) -> Tensor | None:
-        """Which neurons take part in which sample, bool ``[B, N]``; None for all."""
+    def _keep(self, like: Tensor) -> Tensor | None:
+        """Which neurons take part in which sample, bool, shaped and laid out like ``[B, ...]``; None for all."""
         if not self._drops:
             return None
-        return torch.rand(batch_size, size, device=like.device) >= self.dropout
+        return torch.rand_like(like, dtype=torch.get_default_dtype()) >= self.dropout
 
     def _dropped(self, spikes: Tensor) -> Tensor:
         """Spikes ``[T, B, ...]`` without those of the neurons that are left out."""
-        if not self._drops:
-            return spikes
-        keep = torch.rand_like(spikes[0], dtype=torch.get_default_dtype()) >= self.dropout
-        return spikes * keep.to(spikes.dtype)  # of one dtype: products of mixed ones are slow
+        keep = self._keep(spikes[0])
+        return spikes if keep is None else spikes * keep.to(spikes.dtype)  # products of mixed dtypes are slow
 
     def _rescaled(self, tensor: Tensor) -> Tensor:
         """Spikes of hidden neurons, or the weights that meet them, stronger while some of the neurons are left out."""
@@ -469,7 +467,7 @@ class MLP(SpikingNetwork):
             onset = self._onset_current(depth, neuron, num_steps)
             if onset is not None:
                 bias = onset if bias is None else bias + onset
-            keep = self._keep(batch_size, len(weight), weight)
+            keep = self._keep(weight.new_empty(batch_size, len(weight)))
             layers.append(
                 SpikingLayer(self._rescaled(weight) if depth else weight, bias, neuron.decay(), neuron.threshold, keep)
             )

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from ss_lightning import MLP, ConvNet, EventBatch, SingleSpikeLeaky, StandardSingleSpikeLeaky
 from ss_lightning.functional import leaky_scan_reference, single_spike_reference
-from ss_lightning.networks import decay
+from ss_lightning.networks import _channels_last, decay
 from ss_lightning.surrogate import FastSigmoid
 
 COMMON = {"input_shape": (7,), "num_classes": 3, "step_ms": 1.0}
@@ -436,7 +436,11 @@ def test_layouts_in_memory_give_the_same():
     torch.manual_seed(0)
     net = ConvNet(input_shape=(1, 9, 8), num_classes=3, step_ms=1, channels=[4], kernel_size=3, hidden=[6]).double()
     spikes = (torch.rand(5, 3, 1, 9, 8) < 0.5).double()
-    current = net.convolutions[0](spikes.flatten(0, 1)).unflatten(0, (5, 3)) * 3
+    images = spikes.flatten(0, 1)
+    for several in (images, images.expand(-1, 3, -1, -1) * torch.rand(3, 1, 1)):
+        assert torch.equal(_channels_last(several), several)
+        assert _channels_last(several).stride(1) == 1
+    current = net.convolutions[0](images).unflatten(0, (5, 3)) * 3
     results = []
     for layout in (torch.contiguous_format, torch.channels_last):
         leaf = current.detach().flatten(0, 1).contiguous(memory_format=layout).unflatten(0, (5, 3)).requires_grad_()
