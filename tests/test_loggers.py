@@ -30,8 +30,14 @@ def folder(tmp_path, monkeypatch):
         if name.startswith("WANDB_") or name == "SS_LIGHTNING_RUN":
             monkeypatch.delenv(name)
     monkeypatch.setenv("WANDB_SILENT", "true")
+    end_wandb()  # it keeps the settings of the first run of a process, which may be another test's
     yield tmp_path
-    if "wandb" in sys.modules:  # it keeps the settings of the first run of a process
+    end_wandb()
+
+
+def end_wandb():
+    """End the service that writes the files, and wait for it: the end of a run alone does not wait for the last write."""
+    if "wandb" in sys.modules:
         sys.modules["wandb"].teardown()
 
 
@@ -63,6 +69,7 @@ def items(entries):
 def test_wandb_offline_holds_the_whole_run(monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "offline")
     assert main(["fit", *CONFIGS, f"--config={ROOT / 'configs/wandb.yaml'}", *SMALL]) == 0
+    end_wandb()
     (run,) = (RUN / "wandb").glob("offline-run-*")
     (file,) = run.glob("*.wandb")
     found = list(records(file))
