@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 
-from ss_lightning.networks import Spikes, SpikingNetwork
+from ss_lightning.networks import Spikes, SpikingNetwork, evaluating
 
 _SMALLEST, _LARGEST = 1e-4, 1e4
 _ATTEMPTS = 40
@@ -45,15 +45,9 @@ def calibrate(network: SpikingNetwork, spikes: Spikes, rate: float) -> list[floa
         raise ValueError(f"a rate must lie between 0 and 1, got {rate}")
     if network.batch_norm:
         raise ValueError("with batch_norm the scale of the weights changes no current; use one of the two")
-    was_training = network.training
-    network.eval()
-    factors = []
-    try:
-        for depth, layer in enumerate(network.hidden_synapses):
-            factors.append(_bring_to(network, spikes, depth, layer, rate))
-    finally:
-        network.train(was_training)
-    return factors
+    with evaluating(network):
+        layers = enumerate(network.hidden_synapses)
+        return [_bring_to(network, spikes, depth, layer, rate) for depth, layer in layers]
 
 
 def scale_weights(network: SpikingNetwork, factors: list[float]) -> None:

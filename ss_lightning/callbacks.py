@@ -29,7 +29,7 @@ from ss_lightning.errors import UsageError
 from ss_lightning.events import EventBatch
 from ss_lightning.losses import decision_step
 from ss_lightning.module import SpikingClassifier
-from ss_lightning.networks import NetworkOutput, Spikes
+from ss_lightning.networks import NetworkOutput, Spikes, evaluating
 
 # What a dashboard shows of a metric that went up and down: its best value.
 SUMMARIES = {
@@ -268,8 +268,8 @@ class Pictures(_History):
 
     Input and hidden rasters, readout membranes, first spike times, time constants, and over training dead neurons and
     accuracy against spikes. They go to every logger that takes pictures (W&B, TensorBoard) and to
-    ``pictures/epoch_<n>/`` in the run folder. Nothing is done in training steps, and no random number is drawn, so that
-    the training is the same with and without pictures.
+    ``pictures/epoch_<n>/`` in the run folder. Nothing is done in training steps, no random number is drawn and the
+    network is looked at as in evaluation, so that the training is the same with and without pictures.
 
     Args:
         every_n_epochs: how often to draw; the end of the training always is drawn. 0 never draws.
@@ -360,7 +360,7 @@ def draw_network(
     class_names = class_names or [str(index) for index in range(network.num_classes)]
     chosen = one_of_each_class(labels, num_samples)
     dense = (spikes.to_dense() if isinstance(spikes, EventBatch) else spikes).to(model.device)[:, chosen]
-    with torch.no_grad():
+    with torch.no_grad(), evaluating(model):
         output, hidden = hidden_spikes(network, dense)
         whole: NetworkOutput = network(spikes.to(model.device))
         scores = model.scores(output)

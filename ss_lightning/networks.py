@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from itertools import pairwise
 from typing import Any, Literal, NamedTuple, TypeAlias, cast
 
@@ -647,6 +648,18 @@ class ConvNet(SpikingNetwork):
         size = self.pool_size
         count = count.repeat_interleave(size, 1).repeat_interleave(size, 2)
         return F.pad(count, (0, shape[2] - count.shape[2], 0, shape[1] - count.shape[1]))
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Put a module into evaluation: no dropout, no statistics of the batch, delays rounded. Afterwards all is as before."""
+    before = [(part, part.training) for part in module.modules()]
+    module.eval()
+    try:
+        yield
+    finally:
+        for part, training in before:
+            part.training = training
 
 
 def _channels_last(images: Tensor) -> Tensor:

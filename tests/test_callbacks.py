@@ -58,6 +58,17 @@ class TestPictures:
         drawn = {path.name: {file.stem for file in path.iterdir()} for path in (tmp_path / "run/pictures").iterdir()}
         assert drawn == {"epoch_0002": PICTURES, "epoch_0003": PICTURES}
 
+    @pytest.mark.parametrize("block", [{"batch_norm": True}, {"dropout": 0.5}])
+    def test_change_nothing(self, tmp_path, quick, block):
+        def trained(every_n_epochs):
+            classifier = model(**block)
+            trainer(tmp_path / str(every_n_epochs), [Pictures(every_n_epochs)]).fit(classifier, data())
+            assert classifier.training
+            return {**classifier.state_dict(), "random numbers": torch.get_rng_state()}
+
+        without, drawn = trained(0), trained(1)
+        assert all(torch.equal(value, drawn[name]) for name, value in without.items())
+
     def test_zero_draws_nothing(self, tmp_path):
         trainer(tmp_path, [Pictures(every_n_epochs=0)]).fit(model(), data())
         assert not (tmp_path / "run/pictures").exists()
