@@ -176,6 +176,22 @@ class RunRecord(_History):
         self.config = flattened(config)
         self.arguments = arguments
         self.summary: dict[str, Any] = {}
+        self._start = time.perf_counter()
+        self._seconds_before = 0.0
+
+    @property
+    def _seconds(self) -> float:
+        """How long it has taken so far, a training that this one goes on with included."""
+        return self._seconds_before + time.perf_counter() - self._start
+
+    def state_dict(self) -> dict[str, Any]:
+        """What goes into a checkpoint."""
+        return {**super().state_dict(), "seconds": self._seconds}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continue the record of a checkpoint; one of an earlier version knows no time."""
+        super().load_state_dict(state_dict)
+        self._seconds_before = state_dict.get("seconds", 0.0)
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Give the config and the facts to the loggers, once."""
@@ -251,7 +267,7 @@ class RunRecord(_History):
             "command": stage,
             **({"command_line": command_line(self.arguments)} if self.arguments else {}),
             "written": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-            "seconds": round(time.perf_counter() - self._start, 3),
+            "seconds": round(self._seconds, 3),
             **({"epochs": len(self.history), "max_epochs": trainer.max_epochs} if stage == "fit" else {}),
             **({"checkpoint": self.checkpoint} if self.checkpoint else {}),
             "metrics": self.best(trainer) if stage == "fit" else numbers(trainer.callback_metrics),

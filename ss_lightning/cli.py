@@ -353,6 +353,13 @@ class SpikingCLI(LightningCLI):
 
     def after_instantiate_classes(self) -> None:
         """Refuse a checkpoint of another architecture; give ``predict`` a file to write; start W&B."""
+        devices = self.trainer.num_devices * self.trainer.num_nodes
+        if self.given_run_folder is not None and devices > 1:
+            # For each further device Lightning would start the command that was typed: all trainings, not this one.
+            raise UsageError(
+                f"one of many trainings cannot be spread over {devices} devices; give each of them one: "
+                "--trainer.devices 1 --trainer.num_nodes 1"
+            )
         checkpoint = self.config[self.subcommand].ckpt_path
         if checkpoint is not None:
             refuse_other_architecture(Path(checkpoint), self.model)

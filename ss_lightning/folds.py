@@ -21,6 +21,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from filelock import FileLock, Timeout
 from jsonargparse import ArgumentParser
 
@@ -28,8 +29,9 @@ from ss_lightning.callbacks import command_line, flattened
 from ss_lightning.checkpoints import written_whole
 from ss_lightning.cli import CommandLineCheck, first_config, run
 from ss_lightning.data import SHDData
-from ss_lightning.errors import DataError, UsageError
-from ss_lightning.report import NOT_COMPARED, read_run
+from ss_lightning.data.shd import held_out_speakers
+from ss_lightning.errors import UsageError
+from ss_lightning.report import compared, read_json, read_run
 from ss_lightning.runs import DEFAULT_ROOT, config_name, shown
 
 SUMMARY = "folds.json"
@@ -134,20 +136,27 @@ def make_plan(options: argparse.Namespace, extra: Sequence[str]) -> Plan:
     if config.trainer.fast_dev_run:
         raise UsageError("--trainer.fast_dev_run leaves no run to test; use --trainer.max_epochs 1")
     speakers = _speakers(config.data)
+    if config.data.init_args.test_speakers is not None:
+        raise UsageError("data.test_speakers: name the speakers to leave out with --folds, not here")
     given = {word.partition("=")[0] for word in extra}
-    if not given.isdisjoint({"--data.test_speakers", "--data.init_args.test_speakers"}):
-        raise UsageError("--data.test_speakers: name the speakers to leave out with --folds")
-    if given.isdisjoint({"--data.val_speakers", "--data.init_args.val_speakers"}):
+    asked = not given.isdisjoint({"--data.val_speakers", "--data.init_args.val_speakers"})
+    if not asked and config.data.init_args.val_speakers is None:
         arguments.append("--data.val_speakers=[]")
-    checker.parse_arguments(checker.parser, arguments)
-    config = checker.config["fit"]
+        checker.parse_arguments(checker.parser, arguments)
+        config = checker.config["fit"]
+    folds = read_folds(options.folds, speakers) if options.folds else make_folds(speakers, options.size)
+    for fold in folds:
+        try:
+            held_out_speakers(np.setdiff1d(speakers, fold), config.data.init_args.val_speakers)
+        except UsageError as error:
+            raise UsageError(f"without {_list(fold)}: {error}") from error
     seed = config.seed_everything if type(config.seed_everything) is int else 0
     name = config_name(first_config(config))
     plain = flattened(checker.plain_config())
     return Plan(
         arguments,
-        {key: value for key, value in plain.items() if not key.startswith((*NOT_COMPARED, "seed_everything"))},
-        read_folds(options.folds, speakers) if options.folds else make_folds(speakers, options.size),
+        {key: value for key, value in compared(plain).items() if key != "seed_everything"},
+        folds,
         list(range(seed, seed + options.seeds)),
         options.out or Path(config.trainer.default_root_dir or DEFAULT_ROOT) / "folds" / name,
     )
@@ -264,12 +273,7 @@ def read_summary(folder: Path) -> dict[str, Any] | None:
         DataError: the file is damaged.
     """
     path = folder / SUMMARY
-    if not path.is_file():
-        return None
-    try:
-        return json.loads(path.read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} is damaged: {error}. Delete it; the runs beside it are kept") from error
+    return read_json(path, "Delete it; the runs beside it are kept") if path.is_file() else None
 
 
 def _refuse_another(plan: Plan) -> None:
@@ -277,7 +281,7 @@ def _refuse_another(plan: Plan) -> None:
     known = read_summary(plan.folder)
     if known is None:
         return
-    before = {"folds": known["folds"], **known["config"]}
+    before = {"folds": known["folds"], **compared(known["config"])}
     # Through JSON, as the other was stored.
     now = json.loads(json.dumps({"folds": plan.folds, **plan.config}))
     changes = [
@@ -346,7 +350,7 @@ def main(arguments: list[str]) -> int:
         description="Leave speakers out in turn: train on all others, of both files of the data, and test the last "
         "checkpoint on those left out. The same command again goes on with folds that were stopped.",
         epilog="All other arguments go to every training, as for fit: --config configs/shd.yaml --data.root data. No "
-        "speakers are kept for validation unless --data.val_speakers is given (null: a sixth of the others).",
+        "speakers are kept for validation unless data.val_speakers is given (null here: a sixth of the others).",
         allow_abbrev=False,
     )
     which = parser.add_mutually_exclusive_group()

@@ -376,7 +376,8 @@ class MLP(SpikingNetwork):
         delay_width_ms: half-width over which a delayed spike is spread when training begins; None for half of
             ``max_delay_ms``. The classifier narrows it to one step.
         backend: how single-spike networks run on events: ``numba`` (CPU), ``triton`` (CUDA), ``torch`` (anywhere), or
-            ``auto``, the fastest of them that can do the job. All give the same spikes and gradients.
+            ``auto``, the fastest of them that can do the job. All give the same spikes and gradients. Learned delays
+            have no ``triton`` kernels: there it means ``auto``.
     """
 
     def __init__(
@@ -434,6 +435,7 @@ class MLP(SpikingNetwork):
             per_synapse=self.delay_per_synapse,
             bias=bias,
             start_width_ms=self.delay_width_ms,
+            backend="auto" if self.backend == "triton" else self.backend,
         )
 
     def forward(self, spikes: Spikes) -> NetworkOutput:
@@ -556,6 +558,11 @@ class ConvNet(SpikingNetwork):
             )
         if pool not in ("max", "avg"):
             raise ValueError(f"unknown pool {pool!r}; choose max or avg")
+        if not channels or min(*channels, kernel_size, pool_size, *hidden) < 1:
+            raise ValueError(
+                "channels must list at least one convolution, and its sizes, kernel_size, pool_size and the layers of "
+                f"hidden be 1 or more, got {list(channels)}, {kernel_size}, {pool_size} and {list(hidden)}"
+            )
         depth, height, width = self.input_shape
         self.convolutions, self.conv_neurons = nn.ModuleList(), nn.ModuleList()
         self._conv_shapes: list[tuple[int, int, int]] = []
@@ -652,7 +659,7 @@ class ConvNet(SpikingNetwork):
 
 @contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
-    """Put a module into evaluation: no dropout, no statistics of the batch, delays rounded. Afterwards all is as before."""
+    """Put a module into evaluation for a while: no dropout, no statistics of the batch, delays rounded."""
     before = [(part, part.training) for part in module.modules()]
     module.eval()
     try:

@@ -21,9 +21,13 @@ from ss_lightning.runs import shown
 from ss_lightning.usage import parse
 
 # Parts of a config that say how a run was done, not what was trained.
-NOT_COMPARED = ("trainer.default_root_dir", "trainer.logger", "pictures.", "ckpt_path")
-# Parts of a config's data that say how they are fetched.
-_NO_DATA = (".batch_size", ".cache_dir", ".download", ".input", ".num_workers", ".pin_memory")
+_HOW = (
+    "checkpoint.verbose", "ckpt_path", "pictures.", "trainer.default_root_dir", "trainer.enable_",
+    "trainer.log_every_n_steps", "trainer.logger",
+)  # fmt: skip
+# Parts of a config's data that say how they are fetched, and with those of an evaluation how they are presented.
+_FETCHED = (".cache_dir", ".download", ".num_workers", ".pin_memory")
+_PRESENTED = (*_FETCHED, ".batch_size", ".input")
 
 _CAPTIONS = {
     "input_raster": "Input spikes of some samples, by their class",
@@ -101,7 +105,7 @@ def read_run(folder: Path) -> Run:
         raise UsageError(f"{folder} is not the folder of a run, it has no config.yaml. {hint}")
     run = Run(folder, _read_config(folder / "config.yaml"), _read_metrics(folder / "metrics.csv"))
     if (folder / "summary.json").is_file():
-        run.summary = _read_summary(folder / "summary.json")
+        run.summary = read_json(folder / "summary.json", "Delete it to go without")
     if run.summary.get("command", "fit") != "fit":
         raise UsageError(f"{folder} is not a training but a {run.summary['command']}; name the run that was trained")
     for test in sorted(folder.parent.glob("test_*/"), key=lambda path: (len(path.name), path.name)):
@@ -114,17 +118,21 @@ def read_run(folder: Path) -> Run:
 
 
 def _read_test(folder: Path, run: Run) -> tuple[str, dict[str, float]] | None:
-    """Name of the checkpoint and metrics of an evaluation; None if it is not of this run, or on other data."""
-    content = _read_summary(folder / "summary.json")
+    """Name of the checkpoint and metrics of an evaluation; None if it is not of this run, or not on all of its data."""
+    content = read_json(folder / "summary.json", "Delete it to go without")
     checkpoint = Path(content.get("checkpoint", ""))
     place = checkpoint.parts[:-2][-2:]  # of the run that it was kept by
     if content.get("state") != "finished" or not place or run.folder.resolve().parts[-len(place) :] != place:
         return None
     config = _read_config(folder / "config.yaml") if (folder / "config.yaml").is_file() else run.config
     for key in sorted(config.keys() & run.config.keys()):
-        if key.startswith("data.") and not key.endswith(_NO_DATA) and config[key] != run.config[key]:
+        if key.startswith("data.") and not key.endswith(_PRESENTED) and config[key] != run.config[key]:
             print(f"note  {shown(folder)} is left out: {key} is {config[key]}, in the training {run.config[key]}")
             return None
+    limit = config.get("trainer.limit_test_batches")
+    if limit is not None and not (isinstance(limit, float) and limit == 1):  # 1.0 is all, 1 is one batch
+        print(f"note  {shown(folder)} is left out: it saw a part of the data, trainer.limit_test_batches is {limit}")
+        return None
     return checkpoint.stem, content["metrics"]
 
 
@@ -138,11 +146,19 @@ def _read_config(path: Path) -> dict[str, Any]:
     return flattened(config)
 
 
-def _read_summary(path: Path) -> dict[str, Any]:
+def read_json(path: Path, advice: str) -> dict[str, Any]:
+    """What a file of ours holds.
+
+    Raises:
+        DataError: the file is damaged; the message ends with the advice.
+    """
     try:
-        return json.loads(path.read_text())
+        content = json.loads(path.read_text())
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} is damaged: {error}. Delete it to go without") from error
+        raise DataError(f"{path} is damaged: {error}. {advice}") from error
+    if not isinstance(content, dict):
+        raise DataError(f"{path} is damaged: it holds no settings. {advice}")
+    return content
 
 
 def _read_metrics(path: Path) -> pd.DataFrame:
@@ -184,10 +200,19 @@ def run_names(folders: Sequence[Path]) -> list[str]:
     return ["/".join(path[common:]) for path in paths]
 
 
+def compared(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A flattened config without the parts that change no result."""
+    return {
+        key: value
+        for key, value in config.items()
+        if not key.startswith(_HOW) and not (key.startswith("data.") and key.endswith(_FETCHED))
+    }
+
+
 def differences(runs: Sequence[Run]) -> dict[str, list[Any]]:
     """Settings that are not the same in all runs, with the value in each run."""
-    keys = sorted(set().union(*(run.config for run in runs)))
-    values = {key: [run.config.get(key, "") for run in runs] for key in keys if not key.startswith(NOT_COMPARED)}
+    keys = sorted(set().union(*(compared(run.config) for run in runs)))
+    values = {key: [run.config.get(key, "") for run in runs] for key in keys}
     return {key: row for key, row in values.items() if any(value != row[0] for value in row)}
 
 

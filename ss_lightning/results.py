@@ -10,8 +10,8 @@ import json
 import math
 import shlex
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from ss_lightning.callbacks import command_line
 from ss_lightning.checkpoints import written_whole
 from ss_lightning.errors import DataError, UsageError
 from ss_lightning.folds import SUMMARY, read_summary
-from ss_lightning.report import NOT_COMPARED, Run, read_run
+from ss_lightning.report import Run, compared, read_run
 from ss_lightning.runs import shown
 from ss_lightning.usage import parse
 
@@ -85,19 +85,29 @@ def read_results(path: Path) -> list[Result]:
     runs = sorted(config.parent for config in path.rglob("version_*/config.yaml"))
     if not inner and not runs:
         raise UsageError(f"{path} has no run in it. Runs are folders like runs/yinyang/version_0")
-    found = [result for folder in inner for result in fold_results(folder)]
+    found = [result for folder in inner for result in _if_whole(fold_results, folder)]
     for run in runs:
         if not any(run.is_relative_to(folder) for folder in inner):
-            found += run_results(read_run(run))
+            found += _if_whole(lambda folder: run_results(read_run(folder)), run)
     return found
+
+
+def _if_whole(read: Callable[[Path], list[Result]], folder: Path) -> list[Result]:
+    """The results of a folder that nobody named: nothing, and a word about it, where a file in it is damaged."""
+    try:
+        return read(folder)
+    except DataError as error:
+        print(f"note  {shown(folder)} is left out: {error}")
+        return []
 
 
 def _read_json(path: Path) -> list[Result]:
     names = {field.name for field in fields(Result)}
     try:
         entries = json.loads(path.read_text())["results"]
-        return [Result(**{name: entry[name] for name in names}) for entry in entries]
-    except (ValueError, KeyError, TypeError, OSError) as error:
+        results = [Result(**{name: entry[name] for name in names}) for entry in entries]
+        return [replace(result, config=compared(result.config)) for result in results]
+    except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
         raise DataError(f"{path} is no file that `results --json` wrote ({type(error).__name__}: {error})") from error
 
 
@@ -120,12 +130,12 @@ def run_results(run: Run, command: str | None = None) -> list[Result]:
         machine += f", {threads} thread{'s' * (threads != 1)}"
     if machine is not None and facts["device"] != "cpu":
         machine = f"{facts['device']}, {machine}"
-    dropped = (*NOT_COMPARED, _SEED) if command is None else (*NOT_COMPARED, _SEED, _LEFT_OUT)
+    dropped = (_SEED,) if command is None else (_SEED, _LEFT_OUT)
     tests: Sequence[tuple[str | None, dict[str, float]]] = [*run.tests.items()] or [(None, {})]
     return [
         Result(
             folder=shown(run.folder),
-            config={k: v for k, v in run.config.items() if v is not None and not k.startswith(dropped)},
+            config={k: v for k, v in compared(run.config).items() if v is not None and k not in dropped},
             seed=run.config.get(_SEED),
             left_out=None if command is None else run.config[_LEFT_OUT],
             weights=weights,
@@ -239,13 +249,14 @@ def neuron_name(config: Mapping[str, Any]) -> str:
 
 
 def command_of_all(command: str) -> str:
-    """The command of a run without its seed, which the table gives."""
+    """The command of a run without its seed, which the table gives, and without the checkpoint that it went on from."""
+    dropped = (f"--{_SEED}", "--ckpt_path")
     kept: list[str] = []
     words = iter(shlex.split(command))
     for word in words:
-        if word == f"--{_SEED}":
+        if word in dropped:
             next(words, None)
-        elif not word.startswith(f"--{_SEED}="):
+        elif word.partition("=")[0] not in dropped:
             kept.append(word)
     return shlex.join(kept)
 

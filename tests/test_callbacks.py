@@ -181,6 +181,14 @@ class TestRunRecord:
         assert "model.skip: false" in hparams
         assert "versions.snntorch" in hparams
 
+    def test_seconds_include_those_of_the_training_that_it_goes_on_with(self, tmp_path):
+        record, run = self.fit(tmp_path)
+        record.load_state_dict({"history": [], "seconds": 1000.0})
+        run.fit(model(), data())
+        assert 1000 < self.summary(tmp_path)["seconds"] < 2000
+        assert record.state_dict()["seconds"] > 1000
+        record.load_state_dict({"history": []})  # of an earlier version
+
     @pytest.mark.parametrize(
         ("error", "state", "said"),
         [

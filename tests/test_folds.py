@@ -37,8 +37,8 @@ def table():
         return list(csv.DictReader(file))
 
 
-def summary():
-    return json.loads(Path("runs/folds/shd/folds.json").read_text())
+def summary(folder="runs/folds/shd"):
+    return json.loads((Path(folder) / "folds.json").read_text())
 
 
 class TestFolds:
@@ -218,6 +218,8 @@ class TestGoingOn:
         (["--folds", "1,2"], "no speaker 2 in the data; there are 1,3,5,6,7"),
         (["--seeds=0"], "--seeds is 0; expected 1 or more"),
         (["--data.test_speakers=[1]"], "name the speakers to leave out with --folds"),
+        (["--data.val_speakers=[5]"], "without 5: val_speakers: [5] not among the training speakers"),
+        (["--size=4", "--data.val_speakers=[7]"], "without 1,3,5,6: val_speakers: holding out [7] leaves no speaker"),
         (["--ckpt_path=last"], "every fold begins anew"),
         (["--trainer.fast_dev_run=true"], "leaves no run to test"),
         (["--model.hiddn=[3]"], "unknown key model.hiddn"),
@@ -231,6 +233,20 @@ def test_mistakes_are_said_in_one_line(arguments, message, capsys):
     assert message in error
     assert len(error.splitlines()) == 1
     assert not Path("runs").exists()
+
+
+def test_speakers_of_the_config_file(capsys, quick):
+    for name, value in (("test_speakers", [1]), ("val_speakers", [3])):
+        Path(f"{name}.yaml").write_text(yaml.safe_dump({"data": {"init_args": {name: value}}}))
+    assert folds("--config=test_speakers.yaml") == 2
+    assert "data.test_speakers: name the speakers to leave out with --folds" in capsys.readouterr().err
+    assert folds("--config=val_speakers.yaml", "--folds", "1", "7", "--out=kept") == 0
+    assert summary("kept")["config"]["data.init_args.val_speakers"] == [3]
+
+
+def test_a_training_on_several_devices_is_refused(capsys):
+    assert folds("--trainer.accelerator=cpu", "--trainer.devices=2", "--trainer.strategy=ddp") == 2
+    assert "one of many trainings cannot be spread over 2 devices" in capsys.readouterr().err
 
 
 def test_data_without_speakers(capsys):

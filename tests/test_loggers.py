@@ -36,7 +36,7 @@ def folder(tmp_path, monkeypatch):
 
 
 def end_wandb():
-    """End the service that writes the files, and wait for it: the end of a run alone does not wait for the last write."""
+    """End the service that writes the files, and wait for it: the end of a run does not wait for the last write."""
     if "wandb" in sys.modules:
         sys.modules["wandb"].teardown()
 

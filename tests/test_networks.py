@@ -469,3 +469,16 @@ def test_conv_net_needs_images_that_are_large_enough():
         ConvNet(input_shape=(700,), num_classes=3, step_ms=1)
     with pytest.raises(ValueError, match="too small"):
         ConvNet(input_shape=(1, 8, 8), num_classes=3, step_ms=1)
+
+
+@pytest.mark.parametrize(
+    "sizes", [{"channels": []}, {"channels": [0]}, {"kernel_size": -1}, {"pool_size": 0}, {"hidden": [0]}]
+)
+def test_conv_net_of_impossible_sizes_is_refused(sizes):
+    with pytest.raises(ValueError, match="channels must list at least one convolution"):
+        ConvNet(input_shape=(1, 28, 28), num_classes=3, step_ms=1, **sizes)
+
+
+@pytest.mark.parametrize(("backend", "of_delays"), [("torch", "torch"), ("numba", "numba"), ("triton", "auto")])
+def test_the_backend_is_that_of_learned_delays_too(backend, of_delays):
+    assert MLP(**COMMON, max_delay_ms=4.0, backend=backend).synapses[0].backend == of_delays

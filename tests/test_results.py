@@ -144,6 +144,39 @@ class TestRows:
         assert "test_1 is left out: data.init_args.num_test is 4, in the training 40" in capsys.readouterr().out
         assert [row["test accuracy, %"] for row in table()] == ["90.00"]
 
+    @pytest.mark.parametrize(("limit", "accuracy"), [(1, "not tested"), (0.5, "not tested"), (1.0, "80.00")])
+    def test_a_test_on_a_part_of_the_data_does_not_count(self, limit, accuracy, capsys):
+        run = make_run(0)
+        config = yaml.safe_load((run / "config.yaml").read_text())
+        make_test(run, 0, 0.8, {**config, "trainer": {**config["trainer"], "limit_test_batches": limit}})
+        assert results("runs") == 0
+        assert table()[0]["test accuracy, %"] == accuracy
+        assert ("it saw a part of the data" in capsys.readouterr().out) == (accuracy == "not tested")
+
+    @pytest.mark.parametrize(("file", "content"), [("config.yaml", ""), ("summary.json", "null"), ("metrics.csv", "a")])
+    def test_a_damaged_run_is_left_out_unless_it_is_named(self, file, content, capsys):
+        broken = make_run(0, 0.5)
+        make_run(1, 0.9, seed=1)
+        (broken / file).write_text(content)
+        assert results("runs") == 0
+        assert [row["test accuracy, %"] for row in table()] == ["90.00"]
+        said = f"{broken / file} is damaged"
+        assert said in capsys.readouterr().out
+        assert results(broken) == 1
+        assert said in capsys.readouterr().err
+
+    def test_how_a_run_was_done_makes_no_row_of_its_own(self):
+        for number in range(3):
+            config = make_run(number, config={}) / "config.yaml"
+            content = yaml.safe_load(config.read_text())
+            content["data"]["init_args"] |= {"num_workers": number, "batch_size": 8}
+            content["trainer"]["enable_progress_bar"] = bool(number)
+            config.write_text(yaml.safe_dump({**content, "seed_everything": number}))
+            make_test(config.parent, number, 0.5, content)
+        assert results("runs") == 0
+        (row,) = table()
+        assert row["runs"] == "seeds 0, 1, 2"
+
     def test_a_checkpoint_of_another_folder_is_none_of_the_run(self):
         run, other = make_run(0), make_run(0, at="runs/other")
         make_test(run, 0, 0.9, yaml.safe_load((run / "config.yaml").read_text()))
@@ -276,8 +309,14 @@ def test_from_real_runs():
     assert len(saved) > 20
 
 
-@pytest.mark.parametrize("command", ["fit --seed_everything 3 -c 'a b'", "fit -c 'a b' --seed_everything=3"])
-def test_the_seed_is_no_part_of_the_command(command):
+@pytest.mark.parametrize(
+    "command",
+    [
+        "fit --seed_everything 3 -c 'a b'", "fit -c 'a b' --seed_everything=3", "fit --ckpt_path last -c 'a b'",
+        "fit -c 'a b' --ckpt_path=x.ckpt",
+    ],
+)  # fmt: skip
+def test_seed_and_checkpoint_are_no_part_of_the_command(command):
     assert command_of_all(command) == "fit -c 'a b'"
 
 
