@@ -369,6 +369,18 @@ class SpikingCLI(LightningCLI):
         if self.run_folder is not None:
             start_wandb(self.trainer.loggers)
 
+    def before_fit(self) -> None:
+        """Say so if the epochs were raised and the length of a cosine was not: the learning rate would rise again."""
+        scheduler, epochs = self.config["fit"].get("lr_scheduler"), self.trainer.max_epochs
+        if not isinstance(scheduler, Namespace) or not scheduler.class_path.endswith(".CosineAnnealingLR"):
+            return
+        length = scheduler.init_args.T_max
+        if epochs is not None and epochs > length and self.trainer.is_global_zero:
+            print(
+                f"note  the learning rate falls for lr_scheduler.T_max = {length} epochs and then rises again, but "
+                f"trainer.max_epochs is {epochs}; give --lr_scheduler.T_max {epochs} as well"
+            )
+
     # Afterwards ------------------------------------------------------------------------------------------------------
 
     def after_fit(self) -> None:

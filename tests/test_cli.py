@@ -67,6 +67,11 @@ class TestRun:
         assert float(row["test/spikes_per_sample"]) <= 16
         assert float(row["test/input_spikes_per_sample"]) == 4
 
+    @pytest.mark.parametrize(("length", "noted"), [(1, True), (2, False), (30, False)])
+    def test_a_learning_rate_that_rises_again_is_noted(self, length, noted, capsys):
+        assert fit(f"--lr_scheduler.T_max={length}") == 0
+        assert ("give --lr_scheduler.T_max 2 as well" in capsys.readouterr().out) == noted
+
     def test_a_new_run_never_overwrites_an_old_one(self):
         assert fit(epochs=1) == 0
         before = Path("runs/yinyang/version_0/metrics.csv").read_bytes()
