@@ -130,7 +130,8 @@ def _read_test(folder: Path, run: Run) -> tuple[str, dict[str, float]] | None:
             print(f"note  {shown(folder)} is left out: {key} is {config[key]}, in the training {run.config[key]}")
             return None
     limit = config.get("trainer.limit_test_batches")
-    if limit is not None and not (isinstance(limit, float) and limit == 1):  # 1.0 is all, 1 is one batch
+    whole = limit is None or (isinstance(limit, float) and limit == 1)  # 1.0 is all, 1 is one batch
+    if not whole and limit != run.config.get("trainer.limit_test_batches"):  # asked for then, it is part of the row
         print(f"note  {shown(folder)} is left out: it saw a part of the data, trainer.limit_test_batches is {limit}")
         return None
     return checkpoint.stem, content["metrics"]

@@ -153,6 +153,12 @@ class TestRows:
         assert table()[0]["test accuracy, %"] == accuracy
         assert ("it saw a part of the data" in capsys.readouterr().out) == (accuracy == "not tested")
 
+    def test_a_part_of_the_data_that_the_training_was_asked_for_counts(self):
+        config = {"trainer": {"max_epochs": 3, "limit_test_batches": 1}}
+        make_run(0, 0.8, config=config)
+        assert results("runs") == 0
+        assert table()[0]["test accuracy, %"] == "80.00"
+
     @pytest.mark.parametrize(("file", "content"), [("config.yaml", ""), ("summary.json", "null"), ("metrics.csv", "a")])
     def test_a_damaged_run_is_left_out_unless_it_is_named(self, file, content, capsys):
         broken = make_run(0, 0.5)
