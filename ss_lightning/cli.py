@@ -117,6 +117,10 @@ class _HelpFormatter(RawDescriptionHelpFormatter, DefaultHelpFormatter):
     """Keeps the lines of the description, and writes the defaults."""
 
 
+class SeveralDevicesError(UsageError):
+    """One of many trainings was to use several devices; so would the others."""
+
+
 class SpikingCLI(LightningCLI):
     """LightningCLI whose runs are never written over and whose checkpoints are never reinterpreted.
 
@@ -352,11 +356,11 @@ class SpikingCLI(LightningCLI):
         return [best, LastCheckpoint(folder)]
 
     def after_instantiate_classes(self) -> None:
-        """Refuse a checkpoint of another architecture; give ``predict`` a file to write; start W&B."""
+        """Refuse devices and checkpoints that cannot serve; give ``predict`` a file to write; start W&B."""
         devices = self.trainer.num_devices * self.trainer.num_nodes
         if self.given_run_folder is not None and devices > 1:
             # For each further device Lightning would start the command that was typed: all trainings, not this one.
-            raise UsageError(
+            raise SeveralDevicesError(
                 f"one of many trainings cannot be spread over {devices} devices; give each of them one: "
                 "--trainer.devices 1 --trainer.num_nodes 1"
             )
@@ -378,7 +382,8 @@ class SpikingCLI(LightningCLI):
         if epochs is not None and epochs > length and self.trainer.is_global_zero:
             print(
                 f"note  the learning rate falls for lr_scheduler.T_max = {length} epochs and then rises again, but "
-                f"trainer.max_epochs is {epochs}; give --lr_scheduler.T_max {epochs} as well"
+                f"trainer.max_epochs is {epochs}; begin with --lr_scheduler.T_max {epochs} (a training that goes on "
+                "keeps its schedule)"
             )
 
     # Afterwards ------------------------------------------------------------------------------------------------------

@@ -30,7 +30,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from ss_lightning import plots
 from ss_lightning.callbacks import numbers
-from ss_lightning.cli import CommandLineCheck, interactive, run
+from ss_lightning.cli import CommandLineCheck, SeveralDevicesError, interactive, run
 from ss_lightning.errors import UsageError
 from ss_lightning.runs import DEFAULT_ROOT, shown
 
@@ -317,7 +317,7 @@ def run_trial(
     folder.mkdir(parents=True)
     try:
         run([*sweep.command, *_QUIET, *extra, *words], folder, [progress])
-    except UnknownMetricError:
+    except (UnknownMetricError, SeveralDevicesError):
         raise
     except (UsageError, RuntimeError) as error:  # a network that cannot be built, or does not fit into memory
         return str(error), None

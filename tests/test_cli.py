@@ -70,7 +70,7 @@ class TestRun:
     @pytest.mark.parametrize(("length", "noted"), [(1, True), (2, False), (30, False)])
     def test_a_learning_rate_that_rises_again_is_noted(self, length, noted, capsys):
         assert fit(f"--lr_scheduler.T_max={length}") == 0
-        assert ("give --lr_scheduler.T_max 2 as well" in capsys.readouterr().out) == noted
+        assert ("begin with --lr_scheduler.T_max 2 (a training that goes on keeps" in capsys.readouterr().out) == noted
 
     def test_a_new_run_never_overwrites_an_old_one(self):
         assert fit(epochs=1) == 0

@@ -271,6 +271,11 @@ class TestMistakes:
         assert sweep(path, "--trials=3") == 2
         assert "searches by val/acc, which is not logged; logged are" in capsys.readouterr().err
 
+    def test_several_devices(self, capsys):
+        devices = ["--trainer.accelerator=cpu", "--trainer.devices=2", "--trainer.strategy=ddp"]
+        assert sweep(write(), "--trials=2", *devices) == 2
+        assert "one of many trainings cannot be spread over 2 devices" in capsys.readouterr().err
+
     def test_another_sweep_in_the_same_folder(self, quick, capsys):
         assert sweep(write(), "--trials=1") == 0
         assert sweep(write("bayes"), "--trials=1") == 2
