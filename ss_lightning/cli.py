@@ -39,6 +39,7 @@ from ss_lightning.checkpoints import (
 )
 from ss_lightning.data import EventDataModule
 from ss_lightning.errors import DataError, UsageError
+from ss_lightning.notes import idle_keys, rising_rate
 from ss_lightning.runs import (
     DEFAULT_ROOT,
     config_beside,
@@ -374,17 +375,15 @@ class SpikingCLI(LightningCLI):
             start_wandb(self.trainer.loggers)
 
     def before_fit(self) -> None:
-        """Say so if the epochs were raised and the length of a cosine was not: the learning rate would rise again."""
-        scheduler, epochs = self.config["fit"].get("lr_scheduler"), self.trainer.max_epochs
-        if not isinstance(scheduler, Namespace) or not scheduler.class_path.endswith(".CosineAnnealingLR"):
+        """Say which settings do something else than one would think."""
+        if not self.trainer.is_global_zero:
             return
-        length = scheduler.init_args.T_max
-        if epochs is not None and epochs > length and self.trainer.is_global_zero:
-            print(
-                f"note  the learning rate falls for lr_scheduler.T_max = {length} epochs and then rises again, but "
-                f"trainer.max_epochs is {epochs}; begin with --lr_scheduler.T_max {epochs} (a training that goes on "
-                "keeps its schedule)"
-            )
+        config = self.plain_config()
+        data = self.datamodule
+        duration_ms = data.num_steps * data.step_ms if isinstance(data, EventDataModule) else None
+        notes = rising_rate(config.get("lr_scheduler"), self.trainer.max_epochs)
+        for note in notes + idle_keys(config["model"].get("init_args", {}), duration_ms):
+            print(f"note  {note}")
 
     # Afterwards ------------------------------------------------------------------------------------------------------
 

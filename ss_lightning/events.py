@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 
-@dataclass(frozen=True)
+@dataclass  # not frozen: Lightning's precision plugins rebuild a batch field by field
 class EventBatch:
     """Spikes of ``B`` samples over ``T`` steps and ``N`` units, stored as events.
 

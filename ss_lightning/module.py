@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ss_lightning.calibration import calibrate, scale_weights
-from ss_lightning.delays import anneal
+from ss_lightning.delays import DelayedLinear, anneal
 from ss_lightning.errors import UsageError
 from ss_lightning.losses import classification_loss, decision_step, decode, spike_penalty
 from ss_lightning.metrics import EvaluationMetrics, MulticlassAccuracy
@@ -90,10 +90,22 @@ class SpikingClassifier(L.LightningModule):
         scale_weights(self.network, [1 / factor for factor in factors])
         scale_weights(self.network, self.trainer.strategy.broadcast(factors))
 
-    def on_train_epoch_start(self) -> None:
-        """Narrow the bumps of learned delays, so that they are single steps for the last quarter of the training."""
-        epochs = self.trainer.max_epochs or 0
-        anneal(self.network, self.current_epoch / (0.75 * epochs) if epochs > 0 else 1.0)
+    def on_train_start(self) -> None:
+        """See how long the training will be.
+
+        Raises:
+            UsageError: it has no end, so that learned delays cannot follow it.
+        """
+        self._updates = self.trainer.estimated_stepping_batches
+        if self._updates == math.inf and any(isinstance(layer, DelayedLinear) for layer in self.network.modules()):
+            raise UsageError(
+                "the bumps of learned delays narrow in the course of the training, so it needs an end that is known: "
+                "set trainer.max_epochs or trainer.max_steps"
+            )
+
+    def on_train_batch_start(self, batch: Batch, batch_index: int) -> None:
+        """Narrow the bumps of learned delays, so that they are single steps for the last quarter of the updates."""
+        anneal(self.network, self.global_step / (0.75 * self._updates))
 
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
         """Loss of one batch."""

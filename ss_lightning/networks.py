@@ -129,7 +129,7 @@ class SpikingNetwork(nn.Module):
         threshold: firing threshold.
         tau_hidden_ms: membrane time constant of hidden neurons in milliseconds (``.inf`` never leaks), or a range
             ``[low, high]`` from which each of them draws its own.
-        tau_readout_ms: membrane time constant of the readout in milliseconds.
+        tau_readout_ms: the same of the readout, a number or a range.
         learn_beta: learn the decay of every neuron.
         log_tau: learn the logarithm of the time constant instead of the decay itself.
         learn_threshold: learn the threshold of every hidden neuron.
@@ -161,7 +161,7 @@ class SpikingNetwork(nn.Module):
         surrogate_slope: float = 10.0,
         threshold: float = 1.0,
         tau_hidden_ms: float | list[float] = 10.0,
-        tau_readout_ms: float = 20.0,
+        tau_readout_ms: float | list[float] = 20.0,
         learn_beta: bool = True,
         log_tau: bool = False,
         learn_threshold: bool = False,

@@ -72,6 +72,12 @@ class TestRun:
         assert fit(f"--lr_scheduler.T_max={length}") == 0
         assert ("begin with --lr_scheduler.T_max 2 (a training that goes on keeps" in capsys.readouterr().out) == noted
 
+    def test_a_setting_without_its_switch_is_noted(self, capsys):
+        assert fit("--model.spike_target=[0.05,0.5]", "--model.delay_line_ms=[0,500]", epochs=1) == 0
+        printed = capsys.readouterr().out
+        assert "note  model.spike_target = [0.05, 0.5] does nothing: model.spike_weight is 0" in printed
+        assert "note  model.delay_line_ms: nothing arrives after 500 ms, for a sample ends after" in printed
+
     def test_a_new_run_never_overwrites_an_old_one(self):
         assert fit(epochs=1) == 0
         before = Path("runs/yinyang/version_0/metrics.csv").read_bytes()

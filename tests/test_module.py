@@ -4,6 +4,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from ss_lightning import MLP, ConvClassifier, EventBatch, MLPClassifier, SpikingClassifier
+from ss_lightning.errors import UsageError
 
 
 def batches(count=4, size=8):
@@ -41,6 +42,51 @@ def test_plain_trainer_learns_and_logs_every_metric(tmp_path):
     assert test["test/accuracy"] == 1
     assert test["test/input_spikes_per_sample"] == 2
     assert test["test/spikes_per_sample"] <= 16
+
+
+class TestLearnedDelays:
+    """Their bumps are single steps from three quarters of the training on, however its end is given."""
+
+    class Widths(L.Callback):
+        def __init__(self):
+            self.seen = []
+
+        def on_train_batch_end(self, trainer, module, *args):
+            self.seen.append(module.network.synapses[0].width)
+
+    def widths(self, tmp_path, **options):
+        callback = self.Widths()
+        model = MLPClassifier(**ARGS, max_delay_ms=8.0, delay_width_ms=4.0)
+        trainer(tmp_path, callbacks=[callback], **options).fit(model, batches())
+        return callback.seen
+
+    @pytest.mark.parametrize(
+        "options",
+        [
+            {"max_epochs": 4},
+            {"max_epochs": 2, "limit_train_batches": 3},
+            {"max_epochs": 1},
+            {"max_epochs": -1, "max_steps": 10},
+            {"max_epochs": 50, "max_steps": 10},
+            {"max_epochs": 4, "accumulate_grad_batches": 2},
+        ],
+    )
+    def test_the_bumps_narrow_over_three_quarters_of_the_updates(self, tmp_path, options):
+        widths = self.widths(tmp_path, **options)
+        assert widths[0] == 4
+        assert widths == sorted(widths, reverse=True)
+        last_quarter = len(widths) - len(widths) // 4
+        assert all(width > 1 for width in widths[: last_quarter - 2])
+        assert all(width == 1 for width in widths[last_quarter:])
+
+    def test_a_training_without_an_end_is_refused(self, tmp_path):
+        with pytest.raises(UsageError, match=r"set trainer.max_epochs or trainer.max_steps"):
+            self.widths(tmp_path, max_epochs=-1, max_time="00:00:00:20")
+
+    def test_other_trainings_need_no_end(self, tmp_path):
+        run = trainer(tmp_path, max_epochs=-1, max_time="00:00:00:01")
+        run.fit(MLPClassifier(**ARGS), batches())
+        assert run.global_step > 0
 
 
 def test_loss_is_the_mean_over_samples_not_over_batches(tmp_path):

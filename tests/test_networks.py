@@ -5,8 +5,6 @@ from typing import ClassVar
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from ss_lightning import MLP, ConvNet, EventBatch, SingleSpikeLeaky, StandardSingleSpikeLeaky
 from ss_lightning.functional import leaky_scan_reference, single_spike_reference
@@ -129,21 +127,6 @@ class TestBlocks:
         for a, b in zip(dense_grads, sparse_grads, strict=True):
             torch.testing.assert_close(a, b)
 
-    @settings(deadline=None, max_examples=40)
-    @given(
-        blocks=st.fixed_dictionaries({}, optional={name: st.just(value) for name, value in BLOCKS.items()}),
-        gain=st.sampled_from([1.0, 10.0, 100.0]),
-        training=st.booleans(),
-        dense=st.booleans(),
-        seed=st.integers(0, 99),
-    )
-    def test_no_neuron_fires_twice(self, blocks, gain, training, dense, seed):
-        torch.manual_seed(seed)
-        spikes = (torch.rand(20, 3, 7) < 0.4).float()
-        net = MLP(**COMMON, hidden=[6, 5], input_gain=gain, **blocks).train(training)
-        out = net(spikes if dense else EventBatch.from_dense(spikes))
-        assert all(layer.spike_count.max() <= 1 for layer in out.activity)
-
     def test_no_neuron_of_a_convolution_fires_twice(self):
         blocks = {name: value for name, value in BLOCKS.items() if name != "delay_line_ms"}
         net = ConvNet(input_shape=(1, 12, 12), num_classes=3, step_ms=1, channels=[4], hidden=[6], pool="avg", **blocks)
@@ -160,6 +143,12 @@ class TestBlocks:
         assert tau.max() < 404
         logs = tau.log10()
         assert abs((logs < 1.8).float().mean() - (1.8 - 1) / math.log10(40)) < 0.05
+
+    def test_the_readout_may_have_a_range_too(self):
+        beta = MLP(**{**COMMON, "num_classes": 2000}, tau_readout_ms=[10, 400]).readout.beta
+        assert beta.unique().numel() > 1900
+        assert math.exp(-1 / 9.9) < beta.min()
+        assert beta.max() < math.exp(-1 / 404)
 
     def test_log_tau_moves_the_time_constant_not_the_decay(self):
         net = MLP(**COMMON, hidden=[2], tau_hidden_ms=100.0, log_tau=True)

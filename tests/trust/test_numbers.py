@@ -31,6 +31,7 @@ CONFIGS = sorted(
 SHORT = ["configs/shd.yaml", "configs/paper/mnist_conv.yaml"]
 # How far the loss of a batch may be from that of single precision, as a share of it.
 DISTANCE = 0.1
+CPU = ["--trainer.accelerator=cpu"]
 GPU = torch.cuda.is_available()
 
 
@@ -106,6 +107,15 @@ def assert_near_single_precision(config, precision, *options):
 @pytest.mark.parametrize("config", CONFIGS if LONG else SHORT)
 def test_bf16_stays_near_single_precision(config):
     assert_near_single_precision(config, "bf16-mixed", "--trainer.accelerator=cpu")
+
+
+@pytest.mark.parametrize(("precision", "dtype"), [("64-true", torch.float64), ("bf16-true", torch.bfloat16)])
+@pytest.mark.parametrize("config", SHORT)
+def test_weights_of_another_precision_train_on_events_and_on_dense_input(config, precision, dtype):
+    for form in ("events", "dense"):
+        metrics, run = train(config, f"--trainer.precision={precision}", f"--data.input={form}", *CPU)
+        assert np.isfinite([metrics["train/loss"], metrics["val/loss"]]).all()
+        assert {value.dtype for name, value in weights(run).items() if name.endswith("weight")} == {dtype}
 
 
 @pytest.mark.skipif(not GPU, reason="needs a GPU")
