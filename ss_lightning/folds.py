@@ -1,6 +1,6 @@
 """``python -m ss_lightning folds``: leave speakers out, train on all the others, test on those left out; in turns.
 
-The speakers of both files of a data set take part. What counts of a training is its last checkpoint: nothing is chosen
+The speakers of both files of a data set take part. What counts of a training is its last checkpoint: no epoch is chosen
 on the speakers that are left out. Each training is a run like any other, ``without_<speakers>/version_<seed>`` with its
 test in ``without_<speakers>/test_<seed>``, so that a stopped command goes on where it was.
 """

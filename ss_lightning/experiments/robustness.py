@@ -40,7 +40,12 @@ MODELS: dict[str, dict[str, Any]] = {
     "single, survival": {"neuron": "single", "estimator": "survival"},
     "standard single": {"neuron": "standard"},
     "multi": {"neuron": "multi"},
-    "single, no tails (control)": {"neuron": "single", "estimator": "survival", "surrogate": "triangle"},
+    "single, no tails (control)": {
+        "neuron": "single",
+        "estimator": "survival",
+        "surrogate": "triangle",
+        "surrogate_slope": 2.0,  # wide enough to learn from weights of the usual size, and nothing for silent neurons
+    },
 }
 SCALES = (1.0, 0.1, 0.01)
 DEPTHS = (1, 2)
