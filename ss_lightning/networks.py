@@ -533,12 +533,15 @@ class ConvNet(SpikingNetwork):
 
     Args:
         channels: output channels of each convolution.
-        kernel_size: side of the convolution windows; no padding.
-        pool_size: side of the pooling windows after each convolution.
+        kernel_size: side of the convolution windows.
+        padding: zeros on each side of what a convolution sees. Half of an odd ``kernel_size``, rounded down, keeps the
+            size of the images.
+        pool_size: side of the pooling windows after each convolution: one number for all of them, or one for each; 1
+            for no pooling.
         pool: ``max`` or ``avg``. A max pool over spikes in time passes a spike of each neuron in its window.
         hidden: number of neurons of each fully connected hidden layer.
 
-    Defaults are the paper's ``32C5-P2-64C5-P2-1000`` (arXiv:2205.15286).
+    Defaults are the paper's ``32C5-P2-64C5-P2-1000`` (arXiv:2205.15286), but for its padding of 2.
     """
 
     def __init__(
@@ -546,7 +549,8 @@ class ConvNet(SpikingNetwork):
         *,
         channels: Sequence[int] = (32, 64),
         kernel_size: int = 5,
-        pool_size: int = 2,
+        padding: int = 0,
+        pool_size: int | Sequence[int] = 2,
         pool: Literal["max", "avg"] = "max",
         hidden: Sequence[int] = (1000,),
         **common: Any,
@@ -558,28 +562,38 @@ class ConvNet(SpikingNetwork):
             )
         if pool not in ("max", "avg"):
             raise ValueError(f"unknown pool {pool!r}; choose max or avg")
-        if not channels or min(*channels, kernel_size, pool_size, *hidden) < 1:
+        pool_sizes = [pool_size] * len(channels) if isinstance(pool_size, int) else list(pool_size)
+        if not channels or min(*channels, kernel_size, *pool_sizes, *hidden) < 1:
             raise ValueError(
                 "channels must list at least one convolution, and its sizes, kernel_size, pool_size and the layers of "
                 f"hidden be 1 or more, got {list(channels)}, {kernel_size}, {pool_size} and {list(hidden)}"
             )
+        if len(pool_sizes) != len(channels):
+            raise ValueError(
+                f"pool_size must be one number or one for each of the {len(channels)} convolutions, got {pool_sizes}"
+            )
+        if padding < 0:
+            raise ValueError(f"padding must be zero or more, got {padding}")
+        self.padding = padding
+        self.pool = pool
+        self.pool_sizes = pool_sizes
         depth, height, width = self.input_shape
         self.convolutions, self.conv_neurons = nn.ModuleList(), nn.ModuleList()
         self._conv_shapes: list[tuple[int, int, int]] = []
-        for size in channels:
-            height, width = height - kernel_size + 1, width - kernel_size + 1
-            if min(height, width) < pool_size:
+        for size, side in zip(channels, pool_sizes, strict=True):
+            height, width = (length + 2 * padding - kernel_size + 1 for length in (height, width))
+            if min(height, width) < side:
                 raise ValueError(
                     f"images of {self.input_shape} are too small for {len(channels)} convolutions with kernel_size="
-                    f"{kernel_size} and pool_size={pool_size}"
+                    f"{kernel_size}, padding={padding} and pool_size={pool_size}"
                 )
             # A bias would vanish in the normalisation.
-            self.convolutions.append(nn.Conv2d(depth, size, kernel_size, bias=not self.batch_norm))
+            self.convolutions.append(nn.Conv2d(depth, size, kernel_size, padding=padding, bias=not self.batch_norm))
             self.conv_neurons.append(self._hidden((size, 1, 1)))
             self._conv_shapes.append((size, height, width))
-            depth, height, width = size, height // pool_size, width // pool_size
-        self.pool_size = pool_size
-        self.pool = (nn.MaxPool2d if pool == "max" else nn.AvgPool2d)(pool_size)
+            depth, height, width = size, height // side, width // side
+        make = nn.MaxPool2d if pool == "max" else nn.AvgPool2d
+        self.pools = nn.ModuleList(make(side) if side > 1 else nn.Identity() for side in pool_sizes)
         sizes = [depth * height * width, *hidden, self.num_classes]
         self.synapses = nn.ModuleList(
             nn.Linear(a, b, bias=index == len(hidden) or not self.batch_norm)
@@ -603,10 +617,11 @@ class ConvNet(SpikingNetwork):
         x = dense.reshape(steps * batch, *self.input_shape).to(self._linear[0].weight.dtype)
         x = _channels_last(x)
         layers: list[Tensor] = []
-        for depth, (convolution, neurons) in enumerate(zip(self.convolutions, self.conv_neurons, strict=True)):
+        stages = zip(self.convolutions, self.conv_neurons, self.pools, strict=True)
+        for depth, (convolution, neurons, pool) in enumerate(stages):
             current = self._normalised(depth, convolution(x)).unflatten(0, (steps, batch))
             layers.append(self._dropped(self._spikes(depth, neurons, current)))
-            x = self._rescaled(self.pool(layers[-1].flatten(0, 1)))
+            x = self._rescaled(pool(layers[-1].flatten(0, 1)))
         x = x.reshape(steps * batch, -1)
         for depth, (synapse, neurons) in enumerate(zip(self.synapses[:-1], self.neurons, strict=True), len(layers)):
             current = self._normalised(depth, synapse(x)).unflatten(0, (steps, batch))
@@ -635,24 +650,20 @@ class ConvNet(SpikingNetwork):
         shapes = [self.input_shape, *self._conv_shapes]
         for depth, convolution in enumerate(cast(list[nn.Conv2d], list(self.convolutions))):
             connected = convolution.weight.ne(0).to(convolution.weight.dtype)
-            window = shapes[depth] if depth == 0 else self._pooled(shapes[depth])
             ones = connected.new_ones(1, *shapes[depth + 1])
-            count = F.conv_transpose2d(ones, connected)
-            # Rows that the convolution never reaches (none without stride) keep zero synapses.
-            count = F.pad(count, (0, window[2] - count.shape[3], 0, window[1] - count.shape[2]))[0]
-            fan_out.append(count if depth == 0 else self._unpooled(count, shapes[depth]))
+            # The way back from every output: a unit at the padded border is met by fewer windows.
+            count = F.conv_transpose2d(ones, connected, padding=self.padding)[0]
+            fan_out.append(count if depth == 0 else self._unpooled(count, depth - 1))
         first, *later = [_synapses_per_input(layer) for layer in self._linear]
-        pooled = self._pooled(shapes[-1])
-        fan_out.append(self._unpooled(first.view(pooled).to(torch.float32), shapes[-1]))
-        return [count.flatten().long() for count in (*fan_out, *later)]
+        channels, height, width = shapes[-1]
+        pooled = first.view(channels, height // self.pool_sizes[-1], width // self.pool_sizes[-1])
+        fan_out.append(self._unpooled(pooled.to(torch.float32), len(self.convolutions) - 1))
+        # Fast algorithms for convolutions are not exact, not even for ones.
+        return [count.flatten().round().long() for count in (*fan_out, *later)]
 
-    def _pooled(self, shape: Sequence[int]) -> tuple[int, int, int]:
-        size = self.pool_size
-        return shape[0], shape[1] // size, shape[2] // size
-
-    def _unpooled(self, count: Tensor, shape: Sequence[int]) -> Tensor:
-        """Synapses behind each neuron before pooling; a cut-off margin feeds nothing."""
-        size = self.pool_size
+    def _unpooled(self, count: Tensor, depth: int) -> Tensor:
+        """Synapses behind each neuron of a convolution, before pooling; a cut-off margin feeds nothing."""
+        size, shape = self.pool_sizes[depth], self._conv_shapes[depth]
         count = count.repeat_interleave(size, 1).repeat_interleave(size, 2)
         return F.pad(count, (0, shape[2] - count.shape[2], 0, shape[1] - count.shape[1]))
 

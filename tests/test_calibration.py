@@ -33,12 +33,13 @@ def test_every_layer_reaches_the_rate_whatever_the_start(gain, options):
         torch.testing.assert_close(now, then, rtol=1e-4, atol=1e-6)
 
 
-def test_convolutions_too():
+@pytest.mark.parametrize("sizes", [{"channels": [8]}, {"channels": [8, 6], "padding": 1, "pool_size": [1, 2]}])
+def test_convolutions_too(sizes):
     torch.manual_seed(0)
     spikes = (torch.rand(8, 4, 100) < 0.3).float()
-    network = ConvNet(input_shape=(1, 10, 10), num_classes=3, step_ms=1.0, channels=[8], kernel_size=3, hidden=[30])
+    network = ConvNet(input_shape=(1, 10, 10), num_classes=3, step_ms=1.0, kernel_size=3, hidden=[30], **sizes)
     calibrate(network, spikes, 0.3)
-    assert rates(network, spikes) == pytest.approx([0.3, 0.3], abs=0.05)
+    assert rates(network, spikes) == pytest.approx([0.3] * (len(sizes["channels"]) + 1), abs=0.05)
 
 
 def test_what_cannot_fire_is_said():

@@ -10,6 +10,7 @@ import torch
 import yaml
 
 from ss_lightning.cli import main, summary_lines
+from ss_lightning.export import load_classifier
 
 ROOT = Path(__file__).parents[1]
 YINYANG = str(ROOT / "configs" / "yinyang.yaml")
@@ -129,6 +130,21 @@ class TestRun:
         assert config["model"]["init_args"]["tau_readout_ms"] == 100
         assert config["data"]["init_args"]["batch_size"] == 128
         assert config["optimizer"]["init_args"]["lr"] == 0.003
+
+    @pytest.mark.parametrize(("given", "found"), [("[2,1,2]", [2, 1, 2]), ("2", [2, 2, 2])])
+    def test_padding_and_pools_of_convolutions(self, given, found, idx, folder, capsys):
+        idx.write_all(folder / "data", "MNIST")
+        args = ["--config", str(ROOT / "configs/paper/mnist_conv.yaml"), *SMALL[-3:], "--trainer.max_epochs=1"]
+        args += ["--model.channels=[2,3,2]", "--model.hidden=[4]", "--model.padding", "1"]
+        assert run("fit", *args, "--model.pool_size", given) == 0
+        best = "runs/paper/mnist_conv/version_0/checkpoints/best.ckpt"
+        network = load_classifier(best).network
+        assert (network.padding, network.pool_sizes) == (1, found)
+        assert run("test", "--ckpt_path", best) == 0
+        assert run("test", *args, "--model.pool_size=[1,2,2]", "--ckpt_path", best) == 2
+        assert "pool_size" in capsys.readouterr().err
+        assert run("fit", *args, "--model.pool_size=[2,1]") == 2
+        assert "one for each of the 3 convolutions, got [2, 1]" in capsys.readouterr().err
 
     def test_without_validation_set_the_last_epoch_counts_as_best(self, shd, folder, capsys):
         shd.write_pair(folder / "data")

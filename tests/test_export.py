@@ -70,6 +70,12 @@ def conv(pool="max", seed=0, **changes):
     return net
 
 
+def padded(pool="max", **changes):
+    """Three convolutions with zeros around what they see, the second without a pool behind it."""
+    sizes = {"channels": [3, 2, 4], "kernel_size": 3, "padding": 1, "pool_size": [2, 1, 3]}
+    return conv(pool, **(sizes | changes))
+
+
 def spikes(net, steps=30, batch=5, density=0.1, seed=1):
     generator = torch.Generator().manual_seed(seed)
     return (torch.rand(steps, batch, *net.input_shape, generator=generator) < density).float()
@@ -178,12 +184,34 @@ class TestRoundTrip:
             assert_same_answer(net, back, x)
 
     @pytest.mark.parametrize("pool", ["max", "avg"])
-    def test_a_conv_net_comes_back_bit_for_bit(self, tmp_path, pool):
-        net = conv(pool)
+    @pytest.mark.parametrize("make", [conv, padded])
+    def test_a_conv_net_comes_back_bit_for_bit(self, tmp_path, make, pool):
+        net = make(pool)
         to_nir(net, tmp_path / "net.nir")
         back = from_nir(tmp_path / "net.nir")
         assert_same_state(net, back)
+        assert (back.padding, back.pool_sizes, back.pool) == (net.padding, net.pool_sizes, pool)
         assert_same_answer(net, back, spikes(net))
+
+    @pytest.mark.parametrize(("pool", "node"), [("max", "SumPool2d"), ("avg", "AvgPool2d")])
+    def test_padding_and_pools_stand_in_the_nodes(self, tmp_path, pool, node):
+        to_nir(padded(pool), tmp_path / "net.nir")
+        nodes = nir.read(tmp_path / "net.nir").nodes
+        assert [tuple(nodes[f"convolutions_{depth}"].padding) for depth in range(3)] == [(1, 1)] * 3
+        pools = {name: tuple(n.kernel_size) for name, n in nodes.items() if isinstance(n, getattr(nir, node))}
+        ending = "_sum" if pool == "max" else ""
+        assert pools == {f"pool_0{ending}": (2, 2), f"pool_2{ending}": (3, 3)}
+        assert not [name for name in nodes if name.startswith("pool_1")]
+
+    def test_files_from_before_there_was_a_padding(self, tmp_path):
+        net = conv()
+        to_nir(net, tmp_path / "net.nir")
+        with h5py.File(tmp_path / "net.nir", "r+") as file:
+            text = json.loads(file["node/metadata/ss_lightning"][()])
+            del text["arguments"]["padding"]
+            text["arguments"]["pool_size"] = 2
+            file["node/metadata/ss_lightning"][()] = json.dumps(text)
+        assert_same_answer(net, from_nir(tmp_path / "net.nir"), spikes(net))
 
     @pytest.mark.parametrize(
         "changes",
@@ -267,7 +295,9 @@ class TestOtherReaders:
         np.testing.assert_allclose(neuron.r * 2e-3 / neuron.tau, 1, rtol=1e-6)
         assert isinstance(read.nodes["readout"], nir.LI)
 
-    @pytest.mark.parametrize("make", [mlp, lambda: mlp(skip=True, hidden=[12, 9, 7]), conv, lambda: conv("avg")])
+    @pytest.mark.parametrize(
+        "make", [mlp, lambda: mlp(skip=True, hidden=[12, 9, 7]), conv, lambda: conv("avg"), padded]
+    )
     def test_a_plain_simulator_agrees_up_to_the_first_spike(self, tmp_path, make):
         """It then fires on: that is what the plain form loses. Layers behind the first one see its extra spikes."""
         net = make()
@@ -350,7 +380,7 @@ class TestSelfInhibition:
     def plain_counts(self, graph, x, name="neurons_0"):
         return simulate(graph, x)[name].reshape(len(x), -1).sum(0)
 
-    @pytest.mark.parametrize("make", [lambda: mlp(skip=True), conv, lambda: conv("avg"),
+    @pytest.mark.parametrize("make", [lambda: mlp(skip=True), conv, lambda: conv("avg"), padded, lambda: padded("avg"),
                                       lambda: mlp(decoder="first_spike")])  # fmt: skip
     def test_a_plain_simulator_gives_our_spikes_within_the_horizon(self, tmp_path, make):
         net = make()
@@ -532,6 +562,11 @@ class TestProgram:
             x = spikes(net, steps=6, batch=batch, density=0.3)
             assert torch.equal(read(x), net(x).readout)
 
+    def test_padding_and_pools(self):
+        net = padded()
+        x = spikes(net, steps=2, density=0.5)
+        assert torch.equal(export_program(net, 2).module()(x), net(x).readout)
+
     def test_steps(self):
         with pytest.raises(UsageError, match="num_steps"):
             export_program(mlp(), 0)
@@ -587,6 +622,8 @@ class TestCheckpoints:
         trainer = L.Trainer(logger=False, enable_checkpointing=False)
         trainer.strategy.connect(model)
         trainer.save_checkpoint(tmp_path / "x.ckpt")
+        # As in a checkpoint from before there was a padding.
+        assert "padding" not in torch.load(tmp_path / "x.ckpt", weights_only=True)["hyper_parameters"]
         assert_same_state(from_nir(export_checkpoint(tmp_path / "x.ckpt")), model.network)
         with pytest.raises(UsageError, match="num_steps"):
             export_checkpoint(tmp_path / "x.ckpt", "torch")

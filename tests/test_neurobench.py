@@ -120,9 +120,10 @@ class TestWhereDefinitionsDiffer:
         assert theirs == pytest.approx(ours - extra)
 
     @pytest.mark.parametrize("pool", ["max", "avg"])
-    def test_spikes_that_meet_in_a_pool_count_once_there(self, labels, pool):
+    @pytest.mark.parametrize("padding", [0, 1])
+    def test_spikes_that_meet_in_a_pool_count_once_there(self, labels, pool, padding):
         torch.manual_seed(0)
-        options = {"channels": [4], "kernel_size": 3, "pool": pool, "hidden": [12]}
+        options = {"channels": [4], "kernel_size": 3, "padding": padding, "pool": pool, "hidden": [12]}
         model = ConvClassifier(input_shape=[1, 10, 10], num_classes=3, step_ms=1.0, **options).eval()
         model.network.convolutions[0].weight.data *= 4
         x = (torch.rand(12, 32, 1, 10, 10) < 0.1).float()

@@ -112,9 +112,10 @@ def describe(
         convolutions = cast(list[nn.Conv2d], list(network.convolutions))
         about["arguments"] = _common_arguments(network) | {
             "channels": [c.out_channels for c in convolutions],
-            "kernel_size": next((c.kernel_size[0] for c in convolutions), 1),
-            "pool_size": network.pool_size,
-            "pool": "max" if isinstance(network.pool, nn.MaxPool2d) else "avg",
+            "kernel_size": convolutions[0].kernel_size[0],
+            "padding": network.padding,
+            "pool_size": network.pool_sizes,
+            "pool": network.pool,
             "hidden": [cast(nn.Linear, s).out_features for s in list(network.synapses)[:-1]],
         }
         return list(_conv_layers(network)), network.input_shape, about
@@ -156,10 +157,12 @@ def _mlp_layers(network: MLP) -> Iterator[Layer]:
 
 
 def _conv_layers(network: ConvNet) -> Iterator[Layer]:
-    for depth, (convolution, neurons) in enumerate(zip(network.convolutions, network.conv_neurons, strict=True)):
+    stages = zip(network.convolutions, network.conv_neurons, network.pools, strict=True)
+    for depth, (convolution, neurons, pool) in enumerate(stages):
         yield Layer(f"convolutions.{depth}", convolution)
         yield Layer(f"conv_neurons.{depth}", neurons)
-        yield Layer(f"pool_{depth}", network.pool)
+        if network.pool_sizes[depth] > 1:
+            yield Layer(f"pool_{depth}", pool)
     yield Layer("flatten", nn.Flatten())
     for depth, synapse in enumerate(network.synapses):
         yield Layer(f"synapses.{depth}", synapse)
