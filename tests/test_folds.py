@@ -93,6 +93,11 @@ def test_over_folds():
     assert over_folds(rows[:2])["accuracy"]["deviation"] is None
 
 
+def test_the_test_file_stays_for_the_end():
+    assert folds("--size=2", "--data.spare_test_file=true") == 0
+    assert [row["speakers"] for row in table()] == ["1,3", "5,6"]
+
+
 def test_every_speaker_of_both_files_is_left_out_once_and_tested(capsys):
     assert folds("--size=2", "--seed_everything=4") == 0
     printed = capsys.readouterr().out

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -123,10 +123,10 @@ def held_out_speakers(known: np.ndarray, val_speakers: list[int] | None) -> list
 
 
 def left_out_speakers(known: np.ndarray, test_speakers: list[int]) -> list[int]:
-    """The speakers of both files that form the test set.
+    """The speakers that form the test set.
 
     Args:
-        known: Ids of the speakers of both files.
+        known: Ids of all speakers.
         test_speakers: The speakers asked for.
 
     Raises:
@@ -137,8 +137,8 @@ def left_out_speakers(known: np.ndarray, test_speakers: list[int]) -> list[int]:
     unknown = [speaker for speaker in chosen if speaker not in ids]
     if unknown or not chosen:
         raise UsageError(
-            f"test_speakers is {test_speakers}; expected some of the speakers of both files, {ids}, or null for the "
-            "official test file."
+            f"test_speakers is {test_speakers}; expected some of the speakers {ids}, or null for the official test "
+            "file."
         )
     if len(chosen) == len(ids):
         raise UsageError(f"test_speakers: leaving out all of {ids} leaves no speaker to train on. Leave out fewer.")
@@ -248,6 +248,7 @@ class SHDData(HeidelbergData):
         root: str = "data",
         val_speakers: list[int] | None = None,
         test_speakers: list[int] | None = None,
+        spare_test_file: bool = False,
         **kwargs: Any,
     ) -> None:
         """Check the arguments; no file is touched.
@@ -258,6 +259,8 @@ class SHDData(HeidelbergData):
                 highest ids (rounded up), [] for no validation set.
             test_speakers: Speakers to leave out of the training and to test on: the samples of both files are
                 pooled, and the training speakers are all others. null for the official test file.
+            spare_test_file: With test_speakers: the samples of the test file take no part, so that settings can be
+                chosen by leaving training speakers out, and the test file stays for the end.
             kwargs: The other arguments of HeidelbergData and EventDataModule.
 
         Raises:
@@ -266,14 +269,20 @@ class SHDData(HeidelbergData):
         super().__init__(root=root, **kwargs)
         self.val_speakers = val_speakers
         self.test_speakers = test_speakers
+        self.spare_test_file = spare_test_file
 
     def load_splits(self) -> Splits:
         """Read both files, from the cache where possible, and hold out the validation speakers."""
+        if self.spare_test_file and self.test_speakers is None:
+            raise UsageError(
+                "spare_test_file leaves nothing to test on; name the speakers to leave out with test_speakers, or let "
+                "`python -m ss_lightning folds` leave them out in turn."
+            )
         stores = self._stores()
         store, test = stores["train"], Subset(stores["test"])
         left_out = np.zeros(len(store), bool)
         if self.test_speakers is not None:
-            store = EventStore.joined([store, stores["test"]])
+            store = self._pooled(stores)
             left_out = np.isin(_speakers(store), left_out_speakers(_speakers(store), self.test_speakers))
             test = Subset(store, np.flatnonzero(left_out))
         speakers = _speakers(store)
@@ -282,9 +291,12 @@ class SHDData(HeidelbergData):
         return Splits(Subset(store, np.flatnonzero(~held_out & ~left_out)), val, test)
 
     def speakers(self) -> list[int]:
-        """Ids of the speakers of both files, each once and in rising order."""
-        ids = np.unique(np.concatenate([_speakers(store) for store in self._stores().values()]))
-        return [int(speaker) for speaker in ids]
+        """Ids of the speakers that can be left out, each once and in rising order."""
+        return [int(speaker) for speaker in np.unique(_speakers(self._pooled(self._stores())))]
+
+    def _pooled(self, stores: Mapping[str, EventStore]) -> EventStore:
+        """The samples that speakers are left out of."""
+        return stores["train"] if self.spare_test_file else EventStore.joined([stores["train"], stores["test"]])
 
     def _get(self, folder: str, part: str) -> None:
         from tonic.datasets import SHD

@@ -128,10 +128,26 @@ def test_speakers_of_both_files_can_be_left_out(shd, tmp_path, left_out, val, ex
     assert contents(module.dataset(splits.test)) != contents(module.dataset(splits.train))
 
 
+def test_the_test_file_can_be_spared(shd, tmp_path):
+    root = shd.write_pair(tmp_path, (1, 3, 5, 6))
+    module = data(root, test_speakers=[3, 6], val_speakers=[], spare_test_file=True)
+    assert module.speakers() == [1, 3, 5, 6]
+    train, test = module.splits.train, module.splits.test
+    assert set(train.store.groups[train.samples]) == {1, 5}
+    assert set(test.store.groups[test.samples]) == {3, 6}
+    official = data(root, val_speakers=[]).splits
+    training_file = contents(module.dataset(official.train))
+    assert sorted(contents(module.dataset(train)) + contents(module.dataset(test))) == training_file
+    with pytest.raises(UsageError, match=r"\[7\]; expected some of the speakers \[1, 3, 5, 6\]"):
+        _ = data(root, test_speakers=[7], spare_test_file=True).splits
+    with pytest.raises(UsageError, match="leaves nothing to test on"):
+        _ = data(root, spare_test_file=True).splits
+
+
 @pytest.mark.parametrize(
     ("asked", "words"),
     [
-        ([9, 3], r"test_speakers is \[9, 3\]; expected some of the speakers of both files, \[1, 3, 5\]"),
+        ([9, 3], r"test_speakers is \[9, 3\]; expected some of the speakers \[1, 3, 5\]"),
         ([], r"test_speakers is \[\]; .* null for the official test file"),
         ([1, 3, 5], r"leaving out all of \[1, 3, 5\] leaves no speaker to train on"),
     ],
