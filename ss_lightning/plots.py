@@ -310,7 +310,9 @@ def panels(
         axis.set_title(title, fontsize=10)
     axes[-1][len(titles) // 2].set_xlabel(xlabel)  # once: beside one another they would overlap
     handles = [lines[name] for name in names if name in lines]
-    figure.legend(handles, names, loc="outside lower center", ncols=min(3, len(names)), frameon=False)
+    # As many beside one another as fit: about 13 letters to the inch, and 6 for the line in front of them.
+    fitting = int(13 * figure.get_figwidth() / (6 + max(map(len, names))))
+    figure.legend(handles, names, loc="outside lower center", ncols=max(1, min(3, fitting, len(names))), frameon=False)
     return figure
 
 

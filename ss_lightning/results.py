@@ -27,6 +27,7 @@ from ss_lightning.runs import shown
 from ss_lightning.usage import parse
 
 _SEED, _LEFT_OUT = "seed_everything", "data.init_args.test_speakers"
+_NEURON, _ESTIMATOR = "model.init_args.neuron", "model.init_args.estimator"
 _METRICS = ("accuracy", "spikes_per_sample", "dead_fraction", "synops_per_sample")
 _MISSING = "not recorded"
 
@@ -106,9 +107,21 @@ def _read_json(path: Path) -> list[Result]:
     try:
         entries = json.loads(path.read_text())["results"]
         results = [Result(**{name: entry[name] for name in names}) for entry in entries]
-        return [replace(result, config=compared(result.config)) for result in results]
+        return [replace(result, config=_telling_apart(result.config)) for result in results]
     except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
         raise DataError(f"{path} is no file that `results --json` wrote ({type(error).__name__}: {error})") from error
+
+
+def _telling_apart(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A flattened config without what changes no result.
+
+    What is off (null, false, 0) is not there at all in a run of an earlier version; and an estimator is that of neurons
+    of the kind ``single`` only.
+    """
+    kept = {key: value for key, value in compared(config).items() if value not in (None, False)}
+    if kept.get(_NEURON) in ("standard", "multi"):
+        kept.pop(_ESTIMATOR, None)
+    return kept
 
 
 def run_results(run: Run, command: str | None = None) -> list[Result]:
@@ -135,7 +148,7 @@ def run_results(run: Run, command: str | None = None) -> list[Result]:
     return [
         Result(
             folder=shown(run.folder),
-            config={k: v for k, v in compared(run.config).items() if v is not None and k not in dropped},
+            config={k: v for k, v in _telling_apart(run.config).items() if k not in dropped},
             seed=run.config.get(_SEED),
             left_out=None if command is None else run.config[_LEFT_OUT],
             weights=weights,
@@ -244,8 +257,8 @@ def network_name(config: Mapping[str, Any]) -> str:
 
 def neuron_name(config: Mapping[str, Any]) -> str:
     """The kind of neuron and, if it fires once, its gradient: ``single (survival)``."""
-    neuron = str(config.get("model.init_args.neuron", _MISSING))
-    return f"{neuron} ({config.get('model.init_args.estimator', _MISSING)})" if neuron == "single" else neuron
+    neuron = str(config.get(_NEURON, _MISSING))
+    return f"{neuron} ({config.get(_ESTIMATOR, _MISSING)})" if neuron == "single" else neuron
 
 
 def command_of_all(command: str) -> str:
@@ -387,7 +400,7 @@ def _names(lines: Mapping[str, list[Row]]) -> list[str]:
     full = []
     for config, name in zip(configs, names, strict=True):
         keys = _telling([other for other, same in zip(configs, names, strict=True) if same == name])
-        full.append(", ".join([name, *(f"{key.rpartition('.')[2]}={config.get(key)}" for key in keys)]))
+        full.append(", ".join([name, *(f"{key.rpartition('.')[2]}={config.get(key, 'off')}" for key in keys)]))
     return full
 
 

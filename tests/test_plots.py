@@ -35,6 +35,18 @@ def test_raster(units):
     assert right == [[10.0, 2.0], [12.0, 3.0]]
 
 
+@pytest.mark.parametrize(
+    "name", ["multi", "single (masked), hidden", "single (masked), time_stretch=0.2, onset_ms=300"]
+)
+def test_the_names_of_panels_stay_in_the_picture(name):
+    one = plots.Points([1.0], [2.0])
+    figure = plots.panels({"up": {"": {f"{name} {number}": one for number in range(5)}}}, "x")
+    figure.canvas.draw()
+    legend = figure.legends[0].get_window_extent()
+    assert legend.x0 >= 0
+    assert legend.x1 <= figure.bbox.width
+
+
 def test_panels_keep_the_look_of_a_series():
     one, two = plots.Points([1, 2], [0.5, float("nan")], [0.1, float("nan")]), plots.Points([1, 3], [4, 5], names="ab")
     figure = plots.panels({"up": {"left": {"A": one, "B": two}, "right": {"B": two}}}, "x", {1.0: "low", 3.0: "high"})

@@ -97,6 +97,19 @@ class TestRows:
         assert first["commit"] == "0123456-dirty"
         assert f"python -m ss_lightning results {runs[0]}" in Path("RESULTS.md").read_text()
 
+    def test_settings_without_effect_make_no_row_of_their_own(self):
+        def run(number, **model):
+            config = {"model": {"init_args": {"hidden": [12], **model}}}
+            make_run(number, 0.5, seed=number, config=config)
+
+        run(0, neuron="multi", estimator="survival")
+        run(1, neuron="multi", estimator="masked", batch_norm=False, padding=0, delay_width_ms=None)
+        run(2, neuron="single", estimator="survival")
+        run(3, neuron="single", estimator="masked")
+        run(4, neuron="multi", estimator="masked", batch_norm=True)
+        assert results("runs") == 0
+        assert sorted(row["runs"] for row in table()) == ["seed 2", "seed 3", "seed 4", "seeds 0, 1"]
+
     def test_a_repeated_run_counts_once_and_the_newest_of_them(self):
         for number, accuracy in enumerate([0.1, 0.2, 0.9]):
             make_run(number, accuracy, seed=number % 2)
