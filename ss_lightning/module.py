@@ -91,13 +91,13 @@ class SpikingClassifier(L.LightningModule):
         scale_weights(self.network, self.trainer.strategy.broadcast(factors))
 
     def on_train_start(self) -> None:
-        """See how long the training will be.
+        """Refuse a training without an end that learned delays could follow.
 
         Raises:
-            UsageError: it has no end, so that learned delays cannot follow it.
+            UsageError: neither epochs nor steps are limited.
         """
-        self._updates = self.trainer.estimated_stepping_batches
-        if self._updates == math.inf and any(isinstance(layer, DelayedLinear) for layer in self.network.modules()):
+        endless = self.trainer.estimated_stepping_batches == math.inf
+        if endless and any(isinstance(layer, DelayedLinear) for layer in self.network.modules()):
             raise UsageError(
                 "the bumps of learned delays narrow in the course of the training, so it needs an end that is known: "
                 "set trainer.max_epochs or trainer.max_steps"
@@ -105,7 +105,7 @@ class SpikingClassifier(L.LightningModule):
 
     def on_train_batch_start(self, batch: Batch, batch_index: int) -> None:
         """Narrow the bumps of learned delays, so that they are single steps for the last quarter of the updates."""
-        anneal(self.network, self.global_step / (0.75 * self._updates))
+        anneal(self.network, self.global_step / (0.75 * self.trainer.estimated_stepping_batches))
 
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
         """Loss of one batch."""

@@ -8,7 +8,7 @@ DEFAULTS = {"spike_target": [0.0, math.inf], "spike_weight": 0.0, "learn_beta": 
 DELAYS = {"max_delay_ms": 0.0, "delay_per_synapse": False, "delay_width_ms": None, "delay_line_ms": [0.0]}
 
 
-@pytest.mark.parametrize("model", [{}, DEFAULTS, DEFAULTS | DELAYS, {"anything": 1}])
+@pytest.mark.parametrize("model", [{}, DEFAULTS, DEFAULTS | DELAYS, {"anything": 1}, dict.fromkeys(DEFAULTS | DELAYS)])
 def test_what_works_is_not_noted(model):
     assert idle_keys(model, 100.0) == []
 

@@ -282,7 +282,7 @@ class SHDData(HeidelbergData):
         store, test = stores["train"], Subset(stores["test"])
         left_out = np.zeros(len(store), bool)
         if self.test_speakers is not None:
-            store = self._pooled(stores)
+            store = EventStore.joined(self._pool(stores))
             left_out = np.isin(_speakers(store), left_out_speakers(_speakers(store), self.test_speakers))
             test = Subset(store, np.flatnonzero(left_out))
         speakers = _speakers(store)
@@ -292,11 +292,12 @@ class SHDData(HeidelbergData):
 
     def speakers(self) -> list[int]:
         """Ids of the speakers that can be left out, each once and in rising order."""
-        return [int(speaker) for speaker in np.unique(_speakers(self._pooled(self._stores())))]
+        ids = np.unique(np.concatenate([_speakers(store) for store in self._pool(self._stores())]))
+        return [int(speaker) for speaker in ids]
 
-    def _pooled(self, stores: Mapping[str, EventStore]) -> EventStore:
-        """The samples that speakers are left out of."""
-        return stores["train"] if self.spare_test_file else EventStore.joined([stores["train"], stores["test"]])
+    def _pool(self, stores: Mapping[str, EventStore]) -> list[EventStore]:
+        """What speakers are left out of."""
+        return [stores["train"]] if self.spare_test_file else [stores["train"], stores["test"]]
 
     def _get(self, folder: str, part: str) -> None:
         from tonic.datasets import SHD
