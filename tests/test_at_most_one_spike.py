@@ -31,7 +31,7 @@ FULLY_CONNECTED = NETWORK | {
     "delay_per_synapse": [True],
     "input_gain": [10.0, 100.0],
 }
-CONVOLUTIONAL = NETWORK | {"pool": ["avg"], "pool_size": [1], "hidden": [[5], [5, 4]]}
+CONVOLUTIONAL = NETWORK | {"pool": ["avg"], "pool_size": [1, [1, 2]], "padding": [1, 2], "hidden": [[5], [5, 4]]}
 
 
 def drawn(blocks):

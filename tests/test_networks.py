@@ -440,11 +440,6 @@ class TestConvShapes:
         count = self.net(CONV_SHAPES[0]).fan_out()[0].view(2, 11, 8)[0]
         assert (count[0, 0], count[0, 3], count[5, 4]) == (4 * 3, 6 * 3, 9 * 3)
 
-    @pytest.mark.parametrize("sizes", CONV_SHAPES)
-    def test_no_neuron_fires_twice(self, sizes):
-        out = self.net(sizes, pool="avg", neuron="single")(dense_input(12, 3, 2 * 11 * 8, density=0.6).double())
-        assert {int(layer.spike_count.max()) for layer in out.activity} == {1}
-
     def test_folded_computes_the_same_as_evaluation(self):
         net = ConvNet(
             input_shape=(2, 11, 8), num_classes=3, step_ms=1, channels=[3, 2, 4], hidden=[6], batch_norm=True,
