@@ -182,7 +182,8 @@ def data_name(config: Mapping[str, Any]) -> str:
     name = str(config.get("data.class_path", _MISSING)).rpartition(".")[2].removesuffix("Data")
     # Any files in the layout of SHD are read by the one class: only their folder tells them apart.
     root = config.get("data.init_args.root") if _LEFT_OUT in config or name == "SHD" else None
-    return f"{name} ({Path(root).name})" if root else name
+    folder = Path(root or "").name  # of "." there is none
+    return f"{name} ({folder})" if folder else name
 
 
 def newest(results: Iterable[Result]) -> list[Result]:
@@ -355,9 +356,9 @@ Written from the files that the runs left, nothing by hand:
 Each row repeats with its command on its commit (a later one may hold another config of that name): a `fit` for each
 seed of the row (`--seed_everything N`), followed by the `test` command that it prints (weights: `best` on the
 validation set, or `last`); `folds` trains and tests by itself, always the `last` weights, so that no epoch is chosen on
-the speakers that are left out. The settings of `configs/speakers.yaml` and `configs/best/voices.yaml` were chosen by
-such folds, so their rows are scores of a choice among a few: expect a little less of speakers that no one has chosen
-by. Accuracy is that on the test set, mean ± standard deviation over the seeds of the row, or over its folds; `worst` is
+the speakers that are left out. Where the settings of a config were themselves chosen by such folds, as those of
+`configs/speakers.yaml` and `configs/best/voices.yaml` were, its row is the score of a choice among a few: expect a
+little less of speakers that no one has chosen by. Accuracy is that on the test set, mean ± standard deviation over the seeds of the row, or over its folds; `worst` is
 the lowest of them. Hidden spikes and synaptic operations (spikes that meet a non-zero weight, the input layer included)
 are per test sample; `dead` is the share of hidden neurons that fire for no test sample; seconds are those of one
 training, its validation included. A commit with `-dirty` had changes beside it that were not committed: such a row may

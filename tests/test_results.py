@@ -342,6 +342,7 @@ def test_seed_and_checkpoint_are_no_part_of_the_command(command):
 def test_names():
     assert data_name({"data.class_path": "x.MNISTData", "data.init_args.root": "a"}) == "MNIST"
     assert data_name({"data.class_path": "x.SHDData", "data.init_args.root": "a/spoken"}) == "SHD (spoken)"
+    assert data_name({"data.class_path": "x.SHDData", "data.init_args.root": "."}) == "SHD"
     conv = {"model.init_args.neuron": "multi", "model.init_args.channels": [4, 8], "model.init_args.hidden": [9]}
     assert network_name(conv) == "multi, convolutions 4-8, hidden 9"
     assert network_name({}) == "not recorded, hidden not recorded"
