@@ -358,11 +358,11 @@ seed of the row (`--seed_everything N`), followed by the `test` command that it 
 validation set, or `last`); `folds` trains and tests by itself, always the `last` weights, so that no epoch is chosen on
 the speakers that are left out. Where the settings of a config were themselves chosen by such folds, as those of
 `configs/speakers.yaml` and `configs/best/voices.yaml` were, its row is the score of a choice among a few: expect a
-little less of speakers that no one has chosen by. Accuracy is that on the test set, mean ± standard deviation over the seeds of the row, or over its folds; `worst` is
-the lowest of them. Hidden spikes and synaptic operations (spikes that meet a non-zero weight, the input layer included)
-are per test sample; `dead` is the share of hidden neurons that fire for no test sample; seconds are those of one
-training, its validation included. A commit with `-dirty` had changes beside it that were not committed: such a row may
-not repeat to the digit.
+little less of speakers that no one has chosen by. Accuracy is that on the test set, mean ± standard deviation over the
+seeds of the row, or over its folds; `worst` is the lowest of them. Hidden spikes and synaptic operations (spikes that
+meet a non-zero weight, the input layer included) are per test sample; `dead` is the share of hidden neurons that fire
+for no test sample; seconds are those of one training, its validation included. A commit with `-dirty` had changes
+beside it that were not committed: such a row may not repeat to the digit.
 
 {table}"""
 
