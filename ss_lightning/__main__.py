@@ -2,7 +2,7 @@
 
 import sys
 
-from ss_lightning.cli import main
+from ss_lightning.cli.commands import main
 
 if __name__ == "__main__":
     sys.exit(main())

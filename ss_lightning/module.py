@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ss_lightning.calibration import calibrate, scale_weights
-from ss_lightning.delays import DelayedLinear, anneal
+from ss_lightning.delayed_linear import DelayedLinear, anneal
 from ss_lightning.errors import UsageError
 from ss_lightning.losses import classification_loss, decision_step, decode, spike_penalty
 from ss_lightning.metrics import EvaluationMetrics, MulticlassAccuracy

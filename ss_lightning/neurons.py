@@ -19,7 +19,7 @@ import torch
 from snntorch import SpikingNeuron
 from torch import Tensor, nn
 
-from ss_lightning.functional.bounds import clamp_inward
+from ss_lightning.functional.clamp import clamp_inward
 from ss_lightning.functional.first_spike import (
     State,
     check_estimator,

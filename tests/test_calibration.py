@@ -8,7 +8,7 @@ import torch
 
 from ss_lightning import MLP, ConvNet, EventBatch, MLPClassifier
 from ss_lightning.calibration import calibrate, scale_weights
-from ss_lightning.cli import main
+from ss_lightning.cli.commands import main
 from ss_lightning.data import YinYangData
 
 COMMON = {"input_shape": (20,), "num_classes": 3, "step_ms": 1.0}

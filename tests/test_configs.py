@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import yaml
 
-from ss_lightning.cli import main
+from ss_lightning.cli.commands import main
 
 ROOT = Path(__file__).parents[1]
 SWEEPS = sorted(path.relative_to(ROOT).as_posix() for path in ROOT.glob("configs/sweeps/*.yaml"))

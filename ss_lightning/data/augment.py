@@ -23,7 +23,7 @@ import torch
 
 from ss_lightning.data.arguments import fraction, number, whole_number
 from ss_lightning.data.binning import compiled
-from ss_lightning.data.events import EventStore
+from ss_lightning.data.store import EventStore
 from ss_lightning.errors import UsageError
 
 T = TypeVar("T", bound="EventAugmentation | ImageAugmentation")
@@ -358,7 +358,7 @@ class EventAugmenter:
         self._rank[self._by_class] = np.arange(len(samples)) - self._begin[self._labels[self._by_class]]
 
     def __call__(self, numbers: np.ndarray, keys: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """See :data:`~ss_lightning.data.events.Augmenter`."""
+        """See :data:`~ss_lightning.data.store.Augmenter`."""
         augment = self.augment
         streams = random_words(keys.astype(np.uint64), numbers)
         drawn = _uniform(random_words(streams[:, None], np.arange(7)))
@@ -459,7 +459,7 @@ class ImageAugmenter:
         self.background = num_steps if silent else num_steps - 1
 
     def __call__(self, numbers: np.ndarray, keys: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """See :data:`~ss_lightning.data.events.Augmenter`."""
+        """See :data:`~ss_lightning.data.store.Augmenter`."""
         augment, size = self.augment, len(numbers)
         _, height, width = self.store.input_shape
         streams = random_words(keys.astype(np.uint64), numbers)

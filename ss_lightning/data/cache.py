@@ -14,7 +14,7 @@ from pathlib import Path
 import platformdirs
 from filelock import FileLock
 
-from ss_lightning.data.events import FORMAT_VERSION, EventStore
+from ss_lightning.data.store import FORMAT_VERSION, EventStore
 from ss_lightning.errors import DataError
 
 

@@ -10,8 +10,8 @@ from numpy.typing import ArrayLike
 
 from ss_lightning.data.arguments import fraction, whole_number
 from ss_lightning.data.augment import UNCHANGED, EventAugmentation, checked_augmentation
-from ss_lightning.data.base import EventDataModule, Splits, Subset, split_off
-from ss_lightning.data.events import EventStore, TimeUnit, with_common_classes
+from ss_lightning.data.datamodule import EventDataModule, Splits, Subset, split_off
+from ss_lightning.data.store import EventStore, TimeUnit, with_common_classes
 from ss_lightning.errors import DataError, UsageError
 
 Recordings = tuple[Sequence[ArrayLike], Sequence[ArrayLike], ArrayLike]

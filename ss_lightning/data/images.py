@@ -13,9 +13,9 @@ import numpy as np
 
 from ss_lightning.data.arguments import fraction, one_of, whole_number
 from ss_lightning.data.augment import UNCHANGED_IMAGES, ImageAugmentation, ImageAugmenter, checked_augmentation
-from ss_lightning.data.base import EventDataModule, Splits, Subset, split_off
 from ss_lightning.data.cache import cache_folder, download_folder, preparation_lock
-from ss_lightning.data.events import Augmenter, EventStore
+from ss_lightning.data.datamodule import EventDataModule, Splits, Subset, split_off
+from ss_lightning.data.store import Augmenter, EventStore
 from ss_lightning.errors import DataError
 
 # Images uint8 ``[S, C, H, W]`` and labels ``[S]``.

@@ -15,9 +15,9 @@ import numpy as np
 
 from ss_lightning.data.arguments import fraction, one_of, whole_number
 from ss_lightning.data.augment import UNCHANGED, EventAugmentation, checked_augmentation
-from ss_lightning.data.base import EventDataModule, Splits, Subset, split_off
 from ss_lightning.data.cache import cache_folder, cached_stores, download_folder, preparation_lock
-from ss_lightning.data.events import EventStore
+from ss_lightning.data.datamodule import EventDataModule, Splits, Subset, split_off
+from ss_lightning.data.store import EventStore
 from ss_lightning.errors import DataError
 
 SIDE = 34

@@ -17,9 +17,9 @@ import numpy as np
 
 from ss_lightning.data.arguments import whole_number
 from ss_lightning.data.augment import UNCHANGED, EventAugmentation, checked_augmentation
-from ss_lightning.data.base import EventDataModule, Splits, Subset
 from ss_lightning.data.cache import cache_folder, cached_stores, download_folder, preparation_lock
-from ss_lightning.data.events import (
+from ss_lightning.data.datamodule import EventDataModule, Splits, Subset
+from ss_lightning.data.store import (
     EventStore,
     check_class_count,
     check_sample_counts,

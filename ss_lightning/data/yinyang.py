@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from ss_lightning.data.arguments import whole_number
-from ss_lightning.data.base import EventDataModule, Splits, Subset
-from ss_lightning.data.events import EventStore
+from ss_lightning.data.datamodule import EventDataModule, Splits, Subset
+from ss_lightning.data.store import EventStore
 
 CLASS_NAMES = ("yin", "yang", "dot")
 BIG_RADIUS = 0.5

@@ -31,9 +31,9 @@ from torch import Tensor, nn
 from ss_lightning import plots
 from ss_lightning.data import EventDataModule, EventDataset, MNISTData, Subset, YinYangData
 from ss_lightning.errors import DataError, UsageError
+from ss_lightning.files import display_path
 from ss_lightning.losses import classification_loss, decode
 from ss_lightning.networks import MLP
-from ss_lightning.runs import shown
 
 MODELS: dict[str, dict[str, Any]] = {
     "single, ramp": {"neuron": "single", "estimator": "ramp"},
@@ -406,8 +406,8 @@ def experiment(arguments: Sequence[str]) -> None:
     for (data, depth, scale, model), (share, steps, number) in sorted(summary(rows).items()):
         took = f", {steps:g} steps" if share else ""
         print(f"{data:8} {depth} hidden  x {scale:<5g} {model:27} {share:4.0%} of {number} recovered{took}")
-    print(f"table   {shown(options.out / 'robustness.csv')}")
-    print(f"figure  {shown(options.out / 'robustness.png')}")
+    print(f"table   {display_path(options.out / 'robustness.csv')}")
+    print(f"figure  {display_path(options.out / 'robustness.png')}")
 
 
 def main(arguments: Sequence[str]) -> int:

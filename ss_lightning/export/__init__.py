@@ -9,11 +9,11 @@ everything that makes the way back exact; :func:`from_nir` honours them, other r
 there is a form that inhibits itself, see :func:`to_nir`.
 """
 
-from ss_lightning.export.checkpoints import export_checkpoint, load_classifier, main
-from ss_lightning.export.layers import ExportWarning
-from ss_lightning.export.program import export_program
-from ss_lightning.export.reading import from_nir
-from ss_lightning.export.writing import inhibition_horizon, to_nir
+from ss_lightning.export.loading import export_checkpoint, load_classifier, main
+from ss_lightning.export.nir_export import inhibition_horizon, to_nir
+from ss_lightning.export.nir_import import from_nir
+from ss_lightning.export.nir_layers import ExportWarning
+from ss_lightning.export.torch_export import export_program
 
 __all__ = [
     "ExportWarning",

@@ -1,6 +1,6 @@
 """Pure maths on time-major tensors ``[T, B, N]``: each fast function stands beside its readable reference."""
 
-from ss_lightning.functional.bounds import clamp_inward
+from ss_lightning.functional.clamp import clamp_inward
 from ss_lightning.functional.delays import delayed_events, delayed_linear, delayed_linear_reference
 from ss_lightning.functional.first_spike import (
     ESTIMATORS,

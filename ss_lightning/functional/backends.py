@@ -14,6 +14,7 @@ import torch
 from ss_lightning.surrogate import Surrogate
 
 BACKENDS = ("auto", "torch", "numba", "triton")
+KERNELS = {"numba": "network_numba", "triton": "network_triton", "delays": "delays_numba"}
 
 
 def choose_backend(
@@ -58,7 +59,7 @@ def _obstacle(backend: str, device: torch.device, dtype: torch.dtype, surrogate:
 def import_kernels(backend: str) -> ModuleType | None:
     """The kernels of a backend, or None with one warning where the library behind them does not import."""
     try:
-        return import_module(f"ss_lightning.functional.kernels_{backend}")
+        return import_module(f"ss_lightning.functional.kernels.{KERNELS[backend]}")
     except Exception as error:  # a broken installation can raise anything
         warnings.warn(
             f"{backend} cannot be imported ({type(error).__name__}: {error}); the slower PyTorch path is used instead",

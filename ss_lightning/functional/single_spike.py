@@ -165,7 +165,7 @@ class _FusedSingleSpike(torch.autograd.Function):
     def forward(
         ctx: Any, current: Tensor, beta: Tensor, threshold: Tensor, surrogate: Surrogate, estimator: str
     ) -> Tensor:
-        from ss_lightning.functional.kernels_dense import dense_forward  # numba is imported only where it is used
+        from ss_lightning.functional.kernels.dense_numba import dense_forward  # numba is imported only where it is used
 
         layout = _Columns(current)
         columns, decay, level = layout.columns(current), layout.row(beta), layout.row(threshold)
@@ -177,7 +177,7 @@ class _FusedSingleSpike(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        from ss_lightning.functional.kernels_dense import dense_backward
+        from ss_lightning.functional.kernels.dense_numba import dense_backward
 
         columns, beta, threshold, *saved = ctx.saved_tensors
         layout = ctx.layout

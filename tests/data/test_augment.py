@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ss_lightning.cli import main
+from ss_lightning.cli.commands import main
 from ss_lightning.data import EventAugmentation, EventData, EventStore, ImageAugmentation, MNISTData, SHDData, binning
 from ss_lightning.data import augment as augment_module
 from ss_lightning.data.augment import (

@@ -6,7 +6,7 @@ import warnings
 import pytest
 
 from ss_lightning.data.cache import cache_folder, cached_stores, preparation_lock
-from ss_lightning.data.events import EventStore
+from ss_lightning.data.store import EventStore
 
 
 class Source:

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from ss_lightning.data.custom import EventData
-from ss_lightning.data.events import EventStore
+from ss_lightning.data.store import EventStore
 from ss_lightning.errors import DataError, UsageError
 
 GRID = {"num_steps": 25, "step_ms": 2.0}

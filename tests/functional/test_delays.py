@@ -104,10 +104,10 @@ def test_equal_to_reference(
 @pytest.mark.parametrize("budget", [1, 10_000], ids=["one sample a group", "some samples a group"])
 @pytest.mark.parametrize("dense_from", [0, math.inf], ids=["dense way", "sparse way"])
 def test_groups_and_threads(per_synapse, budget, dense_from, monkeypatch):
-    from ss_lightning.functional import kernels_delays
+    from ss_lightning.functional.kernels import delays_numba
 
-    monkeypatch.setattr(kernels_delays, "_ROWS_BYTES", budget)
-    monkeypatch.setattr(kernels_delays, "_TIME_BYTES", budget // 16)
+    monkeypatch.setattr(delays_numba, "_ROWS_BYTES", budget)
+    monkeypatch.setattr(delays_numba, "_TIME_BYTES", budget // 16)
     monkeypatch.setattr(delays, "_DENSE_FROM", dense_from)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
     arguments = problem(21, 11, 6, 18, per_synapse=per_synapse, max_delay=5, graded=True)

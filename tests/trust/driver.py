@@ -19,8 +19,9 @@ from pathlib import Path
 import torch
 from lightning.pytorch.loggers.csv_logs import ExperimentWriter
 
-from ss_lightning import checkpoints, cli
+from ss_lightning.cli import commands
 from ss_lightning.module import SpikingClassifier
+from ss_lightning.runs import checkpoints
 
 
 class Events:
@@ -101,7 +102,7 @@ def run_forked(folder, arguments, stop_at=None, signal_number=signal.SIGKILL, li
         Events(Path(folder), stop_at, signal_number).install()
         code = 99
         try:
-            code = cli.main(arguments)
+            code = commands.main(arguments)
         finally:
             sys.stdout.flush()
             sys.stderr.flush()

@@ -13,9 +13,9 @@ import pytest
 import torch
 
 from ss_lightning import ConvClassifier, MLPClassifier
-from ss_lightning.cli import main
+from ss_lightning.cli.commands import main
 from ss_lightning.data import YinYangData
-from ss_lightning.data.base import TrainingSampler
+from ss_lightning.data.datamodule import TrainingSampler
 from ss_lightning.errors import UsageError
 from ss_lightning.losses import classification_loss
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import ss_lightning as ssl
-from ss_lightning.cli import main
+from ss_lightning.cli.commands import main
 from ss_lightning.data import YinYangData
 from ss_lightning.losses import classification_loss
 

@@ -12,7 +12,7 @@ from torch.nn.modules.module import register_module_forward_hook
 from torch.utils.data import DataLoader, Dataset
 
 import ss_lightning as ssl
-from ss_lightning.cli import main
+from ss_lightning.cli.commands import main
 from ss_lightning.data import identity
 from ss_lightning.events import EventBatch
 from ss_lightning.functional import single_spike

@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from ss_lightning.checkpoints import AtomicCheckpointIO, metrics_before, written_whole
 from ss_lightning.errors import UsageError
-from ss_lightning.runs import find_checkpoint, is_first_process, is_whole
+from ss_lightning.files import write_whole
+from ss_lightning.runs.checkpoints import AtomicCheckpointIO, metrics_before
+from ss_lightning.runs.folders import find_checkpoint, is_first_process, is_whole
 
 ROOT = Path(__file__).parents[2]
 LONG = bool(os.environ.get("SS_LIGHTNING_LONG_TESTS"))
@@ -191,7 +192,7 @@ def test_stopped_by_a_signal(driven, by):
 def test_a_scratch_file_never_takes_the_place_of_a_whole_one(tmp_path):
     path = tmp_path / "file"
     path.write_text("old")
-    with pytest.raises(ZeroDivisionError), written_whole(path) as scratch:
+    with pytest.raises(ZeroDivisionError), write_whole(path) as scratch:
         scratch.write_text(str(1 / 0))
     assert path.read_text() == "old"
     assert [p.name for p in tmp_path.iterdir()] == ["file"]

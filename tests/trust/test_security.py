@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from ss_lightning.checkpoints import AtomicCheckpointIO
-from ss_lightning.cli import main
+from ss_lightning.cli.commands import main
 from ss_lightning.errors import UsageError
-from ss_lightning.usage import MODULES_VARIABLE, check_config
+from ss_lightning.parsing import MODULES_VARIABLE, check_config
+from ss_lightning.runs.checkpoints import AtomicCheckpointIO
 
 ROOT = Path(__file__).parents[2]
 LONG = bool(os.environ.get("SS_LIGHTNING_LONG_TESTS"))

@@ -1,0 +1,386 @@
+"""``python -m ss_lightning folds``: leave speakers out, train on all the others, test on those left out; in turns.
+
+The speakers of both files of a data set take part. What counts of a training is its last checkpoint: no epoch is chosen
+on the speakers that are left out. Each training is a run like any other, ``without_<speakers>/version_<seed>`` with its
+test in ``without_<speakers>/test_<seed>``, so that a stopped command goes on where it was.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import logging
+import math
+import shutil
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from filelock import FileLock, Timeout
+from jsonargparse import ArgumentParser
+
+from ss_lightning.cli.lightning_cli import CommandLineCheck, first_config, run
+from ss_lightning.cli.report import compared, read_json, read_run
+from ss_lightning.data import SHDData
+from ss_lightning.data.shd import held_out_speakers
+from ss_lightning.errors import UsageError
+from ss_lightning.files import display_path, write_whole
+from ss_lightning.runs.callbacks import command_line, flattened
+from ss_lightning.runs.folders import DEFAULT_ROOT, config_name
+
+SUMMARY = "folds.json"
+_METRICS = ("accuracy", "spikes_per_sample", "dead_fraction", "synops_per_sample")
+_COLUMNS = ("speakers", "seed", *_METRICS, "parameters", "seconds")
+# Trainings are many: no bars, no pictures, unless they are asked for.
+_QUIET = [
+    "--pictures.every_n_epochs=0",
+    "--trainer.enable_progress_bar=false",
+    "--trainer.enable_model_summary=false",
+]
+
+Fold = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be run.
+
+    Attributes:
+        arguments: of the command line ``fit``, all but the speakers and the seed.
+        config: what they mean, flattened; the parts that change no result are left out.
+        folds: the speakers that are left out together.
+        seeds: every fold is trained once with each.
+        folder: where the runs and the results go.
+    """
+
+    arguments: list[str]
+    config: dict[str, Any]
+    folds: list[Fold]
+    seeds: list[int]
+    folder: Path
+
+    def trainings(self) -> list[tuple[Fold, int]]:
+        """Fold and seed of every training, a seed after the other."""
+        return [(fold, seed) for seed, fold in product(self.seeds, self.folds)]
+
+
+def make_folds(speakers: Sequence[int], size: int) -> list[Fold]:
+    """Neighbours in the order of their ids are left out together.
+
+    Args:
+        speakers: ids of all speakers, rising.
+        size: speakers in a fold; the last one is smaller where they cannot be shared evenly.
+
+    Raises:
+        UsageError: a fold would leave no speaker to train on.
+    """
+    if not 1 <= size < len(speakers):
+        raise UsageError(
+            f"--size is {size}; expected 1 or more, and fewer than the {len(speakers)} speakers of the data, "
+            f"{_list(speakers)}"
+        )
+    return [tuple(speakers[start : start + size]) for start in range(0, len(speakers), size)]
+
+
+def read_folds(words: Sequence[str], speakers: Sequence[int]) -> list[Fold]:
+    """Folds as they are written on the command line: ``0,1 2,3``.
+
+    Args:
+        words: the folds.
+        speakers: ids of all speakers.
+
+    Raises:
+        UsageError: a fold is no list of speakers, has one that does not exist, shares one with another fold, or leaves
+            none to train on.
+    """
+    folds: list[Fold] = []
+    for word in words:
+        try:
+            fold = tuple(sorted({int(speaker) for speaker in word.split(",")}))
+        except ValueError as error:
+            raise UsageError(f"--folds: {word!r} is no list of speakers; expected folds like 0,1 2,3") from error
+        if unknown := sorted(set(fold) - set(speakers)):
+            raise UsageError(f"--folds {word}: no speaker {_list(unknown)} in the data; there are {_list(speakers)}")
+        if twice := sorted(set(fold) & {speaker for other in folds for speaker in other}):
+            raise UsageError(f"--folds {word}: speaker {_list(twice)} is in another fold already")
+        if len(fold) == len(speakers):
+            raise UsageError(f"--folds {word}: this leaves no speaker to train on; there are {_list(speakers)}")
+        folds.append(fold)
+    return folds
+
+
+def make_plan(options: argparse.Namespace, extra: Sequence[str]) -> Plan:
+    """Check the command line, and ask the data for their speakers.
+
+    Args:
+        options: our own arguments: ``size``, ``folds``, ``seeds``, ``out``.
+        extra: arguments of ``fit``.
+
+    Raises:
+        UsageError: something in it is wrong, or the data know no speakers.
+        DataError: the data are missing or damaged.
+    """
+    if options.seeds < 1:
+        raise UsageError(f"--seeds is {options.seeds}; expected 1 or more")
+    arguments = ["fit", *_QUIET, *extra]
+    checker = CommandLineCheck(arguments)
+    config = checker.config["fit"]
+    if config.get("ckpt_path") is not None:
+        raise UsageError("--ckpt_path: every fold begins anew, or it would know the speakers that are left out")
+    if config.trainer.fast_dev_run:
+        raise UsageError("--trainer.fast_dev_run leaves no run to test; use --trainer.max_epochs 1")
+    speakers = _speakers(config.data)
+    if config.data.init_args.test_speakers is not None:
+        raise UsageError("data.test_speakers: name the speakers to leave out with --folds, not here")
+    given = {word.partition("=")[0] for word in extra}
+    asked = not given.isdisjoint({"--data.val_speakers", "--data.init_args.val_speakers"})
+    if not asked and config.data.init_args.val_speakers is None:
+        arguments.append("--data.val_speakers=[]")
+        checker.parse_arguments(checker.parser, arguments)
+        config = checker.config["fit"]
+    folds = read_folds(options.folds, speakers) if options.folds else make_folds(speakers, options.size)
+    for fold in folds:
+        try:
+            held_out_speakers(np.setdiff1d(speakers, fold), config.data.init_args.val_speakers)
+        except UsageError as error:
+            raise UsageError(f"without {_list(fold)}: {error}") from error
+    seed = config.seed_everything if type(config.seed_everything) is int else 0
+    name = config_name(first_config(config))
+    plain = flattened(checker.plain_config())
+    return Plan(
+        arguments,
+        {key: value for key, value in compared(plain).items() if key != "seed_everything"},
+        folds,
+        list(range(seed, seed + options.seeds)),
+        options.out or Path(config.trainer.default_root_dir or DEFAULT_ROOT) / "folds" / name,
+    )
+
+
+def _speakers(data: Any) -> list[int]:
+    """The speakers of the data that a config describes."""
+    module, _, name = data.class_path.rpartition(".")
+    if not issubclass(getattr(import_module(module), name), SHDData):
+        raise UsageError(
+            f"data.class_path is {data.class_path}, which knows no speakers to leave out; expected "
+            "ss_lightning.data.SHDData"
+        )
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_subclass_arguments(SHDData, "data")
+    return parser.instantiate_classes(parser.parse_object({"data": data.as_dict()})).data.speakers()
+
+
+def run_fold(plan: Plan, fold: Fold, seed: int) -> None:
+    """Train without the speakers of a fold and test the last checkpoint on them."""
+    training, test = _folders(plan.folder, fold, seed)
+    for folder in (training, test):
+        # What is left of a fold that was stopped.
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+    left_out = json.dumps(list(fold))
+    run([*plan.arguments, f"--data.test_speakers={left_out}", f"--seed_everything={seed}"], training)
+    run(["test", "--ckpt_path", str(training / "checkpoints" / "last.ckpt"), "--verbose=false"], test)
+
+
+def read_fold(folder: Path, fold: Fold, seed: int) -> dict[str, Any] | None:
+    """The result of a fold from the files of its training and test; None if it is not done.
+
+    Args:
+        folder: that of the folds.
+        fold: the speakers that were left out.
+        seed: of the training.
+
+    Raises:
+        DataError: one of the files is damaged.
+    """
+    training, _ = _folders(folder, fold, seed)
+    if not (training / "summary.json").is_file() or not (training / "config.yaml").is_file():
+        return None
+    found = read_run(training)
+    metrics = found.tests.get("last")
+    if found.summary.get("state") != "finished" or metrics is None:
+        return None
+    return {
+        "speakers": _list(fold),
+        "seed": seed,
+        **{name: metrics[f"test/{name}"] for name in _METRICS},
+        "parameters": found.summary["facts"]["parameters"],
+        "seconds": found.summary["seconds"],
+    }
+
+
+def _folders(folder: Path, fold: Fold, seed: int) -> tuple[Path, Path]:
+    """Where the training and the test of a fold are."""
+    name = "_".join(map(str, fold))
+    return folder / f"without_{name}" / f"version_{seed}", folder / f"without_{name}" / f"test_{seed}"
+
+
+def over_folds(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Each metric over the folds.
+
+    Args:
+        rows: one mapping per training with ``speakers`` and the metrics. What counts of a fold is its mean over the
+            seeds.
+
+    Returns:
+        For each metric ``mean``, ``deviation`` (the standard deviation of the sample of folds, None if there is one
+        fold only), ``lowest`` and ``lowest_speakers``, the fold that it is of.
+    """
+    result = {}
+    for name in _METRICS:
+        values: dict[str, list[float]] = {}
+        for row in rows:
+            values.setdefault(row["speakers"], []).append(row[name])
+        folds = {speakers: statistics.fmean(found) for speakers, found in values.items()}
+        lowest = min(folds, key=folds.__getitem__)
+        result[name] = {
+            "mean": statistics.fmean(folds.values()),
+            "deviation": statistics.stdev(folds.values()) if len(folds) > 1 else None,
+            "lowest": folds[lowest],
+            "lowest_speakers": lowest,
+        }
+    return result
+
+
+def write_results(plan: Plan, rows: Sequence[Mapping[str, Any]], command: str) -> None:
+    """Write ``folds.csv``, a row per training, and ``folds.json``, what the folds give together."""
+    with write_whole(plan.folder / "folds.csv") as scratch, scratch.open("w", newline="") as file:
+        writer = csv.DictWriter(file, _COLUMNS)
+        writer.writeheader()
+        writer.writerows(rows)
+    summary = {
+        "state": "finished" if len(rows) == len(plan.trainings()) else "running",
+        "command_line": command,
+        "folds": [list(fold) for fold in plan.folds],
+        "seeds": plan.seeds,
+        "seconds": round(math.fsum(row["seconds"] for row in rows), 3),
+        **(over_folds(rows) if rows else {}),
+        "config": plan.config,
+    }
+    with write_whole(plan.folder / SUMMARY) as scratch:
+        scratch.write_text(json.dumps(summary, indent=2) + "\n")
+
+
+def read_summary(folder: Path) -> dict[str, Any] | None:
+    """Content of ``folds.json``; None if there is none.
+
+    Raises:
+        DataError: the file is damaged.
+    """
+    path = folder / SUMMARY
+    return read_json(path, "Delete it; the runs beside it are kept") if path.is_file() else None
+
+
+def _refuse_another(plan: Plan) -> None:
+    """A folder holds the folds of one config; seeds may be added."""
+    known = read_summary(plan.folder)
+    if known is None:
+        return
+    before = {"folds": known["folds"], **compared(known["config"])}
+    # Through JSON, as the other was stored.
+    now = json.loads(json.dumps({"folds": plan.folds, **plan.config}))
+    changes = [
+        f"{key} was {before.get(key)!r}, is {now.get(key)!r}"
+        for key in sorted(before.keys() | now.keys())
+        if before.get(key) != now.get(key)
+    ]
+    if changes:
+        raise UsageError(
+            f"{plan.folder} holds folds of another config: {'; '.join(changes)}. Choose another folder with --out, or "
+            "delete that one"
+        )
+
+
+def run_folds(plan: Plan, command: str) -> list[dict[str, Any]]:
+    """Run what is not done yet, a line for each training.
+
+    Returns:
+        One row per training.
+
+    Raises:
+        UsageError: the folder holds folds of another config.
+    """
+    _refuse_another(plan)
+    trainings = plan.trainings()
+    rows: list[dict[str, Any]] = []
+    for number, (fold, seed) in enumerate(trainings, start=1):
+        row = read_fold(plan.folder, fold, seed)
+        before = row is not None
+        if row is None:
+            # Written first: whoever goes on must find what this folder holds.
+            write_results(plan, rows, command)
+            run_fold(plan, fold, seed)
+            row = read_fold(plan.folder, fold, seed)
+            if row is None:
+                raise UsageError(f"the training without speaker {_list(fold)} was stopped; the same command goes on")
+        rows.append(row)
+        print(
+            f"[{number}/{len(trainings)}] without {row['speakers']}  seed {seed}  accuracy {row['accuracy']:.4f}  "
+            f"spikes {row['spikes_per_sample']:.1f}  {row['seconds']:.0f} s{'  (done before)' if before else ''}",
+            flush=True,
+        )
+    write_results(plan, rows, command)
+    return rows
+
+
+def _list(speakers: Sequence[int]) -> str:
+    return ",".join(map(str, speakers))
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> Any:
+        """Leave the message to the command line."""
+        raise UsageError(f"folds: {message}")
+
+
+def main(arguments: list[str]) -> int:
+    """Run all folds, and say what they give together.
+
+    Raises:
+        UsageError: an argument is wrong, or the folder holds other folds.
+        DataError: the data are missing or damaged.
+    """
+    parser = _Parser(
+        prog="python -m ss_lightning folds",
+        description="Leave speakers out in turn: train on all others, of both files of the data (of the training file "
+        "alone with --data.spare_test_file true), and test the last checkpoint on those left out. The same command "
+        "again goes on with folds that were stopped.",
+        epilog="All other arguments go to every training, as for fit: --config configs/shd.yaml --data.root data. No "
+        "speakers are kept for validation unless data.val_speakers is given (null here: a sixth of the others).",
+        allow_abbrev=False,
+    )
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--size", type=int, default=1, help="speakers in a fold, in the order of their ids (default: 1)")
+    which.add_argument("--folds", nargs="+", metavar="SPEAKERS", help="the folds instead, such as 0,1 2,3")
+    parser.add_argument("--seeds", type=int, default=1, help="trainings of each fold (default: 1)")
+    parser.add_argument("--out", type=Path, help="folder of the results; by default runs/folds/<name of the config>")
+    options, extra = parser.parse_known_args(arguments)
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    plan = make_plan(options, extra)
+    try:
+        plan.folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"cannot write {plan.folder}: {error.strerror}. Choose another place with --out") from error
+    try:
+        with FileLock(plan.folder / ".lock", timeout=0):
+            rows = run_folds(plan, command_line(["folds", *arguments]))
+    except Timeout as error:
+        raise UsageError(f"another process is at the folds in {plan.folder}; wait for it, or choose --out") from error
+    except (KeyboardInterrupt, SystemExit):
+        print("\nstopped; the same command goes on from here")
+        return 130
+    together = over_folds(rows)
+    accuracy, spikes = together["accuracy"], together["spikes_per_sample"]
+    deviation = "" if accuracy["deviation"] is None else f" ± {accuracy['deviation']:.4f}"
+    print(f"accuracy  {accuracy['mean']:.4f}{deviation} over {len(plan.folds)} folds")
+    print(f"worst     {accuracy['lowest']:.4f}, speakers {accuracy['lowest_speakers']}")
+    print(f"spikes    {spikes['mean']:.1f} per sample, hidden")
+    print(f"table     {display_path(plan.folder / 'folds.csv')}")
+    print(f"summary   {display_path(plan.folder / SUMMARY)}")
+    return 0

@@ -1,0 +1,547 @@
+"""The command line: ``python -m ss_lightning fit --config configs/yinyang.yaml``."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import sys
+from argparse import ArgumentError, RawDescriptionHelpFormatter
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext, suppress
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import yaml
+from jsonargparse import DefaultHelpFormatter, Namespace
+from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint, ProgressBar
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import Logger, WandbLogger
+from lightning.pytorch.plugins import CheckpointIO
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from rich.console import Console
+from torch import Tensor
+
+from ss_lightning.cli.advice import idle_keys, rising_rate
+from ss_lightning.data import EventDataModule
+from ss_lightning.errors import DataError, UsageError
+from ss_lightning.files import display_path
+from ss_lightning.parsing import check_config, explain, innermost, suggestion
+from ss_lightning.runs.callbacks import EpochLines, Pictures, PredictionWriter, RunRecord
+from ss_lightning.runs.checkpoints import (
+    AtomicCheckpointIO,
+    BestCheckpoint,
+    LastCheckpoint,
+    MetricsLogger,
+    read_checkpoint,
+)
+from ss_lightning.runs.folders import (
+    DEFAULT_ROOT,
+    config_beside,
+    config_name,
+    find_checkpoint,
+    is_first_process,
+    reserve_run,
+)
+
+# The process that starts a run tells the ranks it launches where the run lives and what it goes on from.
+_RUN_VARIABLE = "SS_LIGHTNING_RUN"
+_CHECKPOINT_VARIABLE = "SS_LIGHTNING_CHECKPOINT"
+
+# Subcommands of other modules, whose ``main(arguments)`` does it; they are imported when asked for.
+TOOLS = {
+    "benchmark": "ss_lightning.benchmark",
+    "export": "ss_lightning.export",
+    "folds": "ss_lightning.cli.folds",
+    "report": "ss_lightning.cli.report",
+    "results": "ss_lightning.cli.results",
+    "sweep": "ss_lightning.cli.sweep",
+}
+
+_LINKS = ("input_shape", "num_classes", "step_ms")
+
+_SUMMARIES = {
+    "fit": "Train a network; leaves a run folder with config, metrics, pictures and checkpoints.",
+    "validate": "Evaluate a checkpoint on the validation set.",
+    "test": "Evaluate a checkpoint on the test set.",
+    "predict": "Write class, probability and time of decision of every test sample to a file.",
+}
+
+_SUBCOMMAND_HELP = """\
+{summary}
+
+  python -m ss_lightning {subcommand} --config configs/yinyang.yaml
+  python -m ss_lightning {subcommand} --config FILE --KEY VALUE ...    KEY as in the config: model.hidden, optimizer.lr
+  python -m ss_lightning {subcommand} --config FILE --print_config     every key and its value
+  python -m ss_lightning {subcommand} --model.help ss_lightning.MLPClassifier
+  python -m ss_lightning {subcommand} --data.help ss_lightning.data.YinYangData
+"""
+
+
+class _HelpFormatter(RawDescriptionHelpFormatter, DefaultHelpFormatter):
+    """Keeps the lines of the description, and writes the defaults."""
+
+
+class SeveralDevicesError(UsageError):
+    """One of many trainings was to use several devices; so would the others."""
+
+
+class SpikingCLI(LightningCLI):
+    """LightningCLI whose runs are never written over and whose checkpoints are never reinterpreted.
+
+    Args:
+        args: the command line, from the subcommand on.
+        run_folder: an empty folder for the run; if not given, the next free one of the config is made. Who gives one
+            also says how the training went, so no summary is printed.
+        callbacks: callbacks to add to those of the config.
+    """
+
+    def __init__(self, args: list[str], run_folder: Path | None = None, callbacks: Sequence[Callback] = ()) -> None:
+        self.arguments = args
+        self.asked_for = next((word for word in args if word in self.subcommands()), "")
+        self.given_run_folder = run_folder
+        self.run_folder: Path | None = None
+        self.extra_callbacks = callbacks
+        try:
+            self._run(args)
+        except (ValueError, ArithmeticError, MemoryError, MisconfigurationException):
+            self._leave_no_empty_run()
+            raise
+
+    def _run(self, args: list[str]) -> None:
+        common: dict[str, Any] = {"exit_on_error": False, "allow_abbrev": False, "formatter_class": _HelpFormatter}
+        super().__init__(
+            LightningModule,
+            LightningDataModule,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            seed_everything_default=0,
+            # The complete config is logged instead of the parts that modules keep of theirs.
+            trainer_defaults={"log_every_n_steps": 1, "enable_autolog_hparams": False},
+            parser_kwargs={
+                **common,
+                **{
+                    name: {
+                        "usage": f"python -m ss_lightning {name} --config FILE [--KEY VALUE ...]",
+                        "description": _SUBCOMMAND_HELP.format(subcommand=name, summary=summary),
+                        **common,
+                    }
+                    for name, summary in _SUMMARIES.items()
+                },
+            },
+            args=args,
+        )
+
+    # Parsing ---------------------------------------------------------------------------------------------------------
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Link what the data knows into the model, and keep the best weights."""
+        for name in _LINKS:
+            parser.link_arguments(f"data.{name}", f"model.init_args.{name}", apply_on="instantiate")
+        parser.add_lightning_class_args(Pictures, "pictures")
+        parser.add_lightning_class_args(BestCheckpoint, "checkpoint")
+        parser.set_defaults(
+            {
+                "checkpoint.filename": "best",
+                "checkpoint.monitor": "val/accuracy",
+                "checkpoint.mode": "max",
+                "checkpoint.auto_insert_metric_name": False,
+                "checkpoint.enable_version_counter": False,
+            }
+        )
+
+    def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
+        if subcommand != self.asked_for:
+            return self.init_parser(**kwargs)  # hundreds of arguments that no one asks for take their time
+        parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
+        if subcommand == "predict":
+            parser.add_argument("--format", type=Literal["csv", "parquet"], default="csv", help="file to write")
+        return parser
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
+        """Parse; without a config, the one that lies beside the checkpoint is used."""
+        arguments = cast(list[str], args)
+        subcommands = [*self.subcommands(), *TOOLS]
+        if not arguments:
+            raise UsageError(f"say what to do: {', '.join(subcommands)}. --help explains")
+        if arguments[0] not in subcommands and not arguments[0].startswith("-"):
+            raise UsageError(f"there is no subcommand {arguments[0]}.{suggestion(arguments[0], subcommands)}")
+        arguments = _with_config_beside(arguments)
+        for path in _configs(arguments):
+            check_config(path)
+        try:
+            self.config = parser.parse_args(arguments)
+        except ArgumentError as error:
+            subparser = self._subcommand_parsers.get(arguments[0], parser)
+            known = [action.dest for action in subparser._actions]
+            raise UsageError(explain(error, known)) from error
+
+    def _set_seed(self) -> None:
+        try:
+            super()._set_seed()
+        except ValueError as error:
+            raise UsageError(f"seed_everything: {error}") from error
+
+    def _parse_ckpt_path(self) -> None:
+        """Lightning would let the checkpoint silently override the config; we compare the two, see below."""
+
+    # Before training -------------------------------------------------------------------------------------------------
+
+    def before_instantiate_classes(self) -> None:
+        """Find the checkpoint and reserve the run folder: both can fail, and should before data is prepared."""
+        config = self.config[self.subcommand]
+        _check_trainer(config.trainer)
+        self.root = Path(config.trainer.default_root_dir or DEFAULT_ROOT)
+        self.run_name = config_name(first_config(config), self.root)
+        config.ckpt_path = self._checkpoint(config.get("ckpt_path"))
+        self.run_folder = None if config.trainer.fast_dev_run else self._reserve()
+
+    def _checkpoint(self, path: str | None) -> str | None:
+        if path is None and self.subcommand != "fit":
+            path = "best"
+        if path in ("best", "last"):
+            # Another run may have written a newer one since the first process looked.
+            name, path = path, None if is_first_process() else os.environ.get(_CHECKPOINT_VARIABLE)
+            path = path or str(find_checkpoint(self.root / self.run_name, name))
+            os.environ[_CHECKPOINT_VARIABLE] = path
+            if is_first_process():
+                print(f"checkpoint  {display_path(path)}")
+        if path is not None and not Path(path).is_file():
+            raise UsageError(f"--ckpt_path: there is no file {path}")
+        return path
+
+    def _reserve(self) -> Path:
+        if self.given_run_folder is not None:
+            return self.given_run_folder
+        kind = "version" if self.subcommand == "fit" else str(self.subcommand)
+        if not is_first_process():
+            # Of a process that torchrun or SLURM has started this is a name only: it writes nothing.
+            return Path(os.environ.get(_RUN_VARIABLE, self.root / self.run_name / kind))
+        run = reserve_run(self.root / self.run_name, kind)
+        os.environ[_RUN_VARIABLE] = str(run)
+        return run
+
+    def _leave_no_empty_run(self) -> None:
+        """Remove the run folder of a command that failed before it brought anything."""
+        run = self.run_folder
+        if run is None or run == self.given_run_folder or not is_first_process():
+            return
+        trainer = getattr(self, "trainer", None)
+        if self.subcommand == "fit" and trainer is not None and trainer.current_epoch > 0:
+            return
+        shutil.rmtree(run, ignore_errors=True)
+        with suppress(OSError):  # those that hold other runs stay
+            for folder in (run.parents[n] for n in range(len(Path(self.run_name).parts) + 1)):
+                folder.rmdir()
+
+    def instantiate_classes(self) -> None:
+        """Build data, model and trainer; a value that one of them refuses is the user's to mend."""
+        config = self.config[self.subcommand]
+        written = config.trainer.logger
+        config.trainer.logger = self._placed(written)
+        try:
+            with _spinner("preparing data") if self.given_run_folder is None else nullcontext():
+                super().instantiate_classes()
+        except ValueError as error:
+            cause = innermost(error)  # the parser wraps what a constructor says
+            if "can't allocate memory" in str(cause):
+                raise MemoryError(str(cause)) from error
+            raise cause if isinstance(cause, DataError) else UsageError(str(cause)) from error
+        finally:
+            # The saved config must not lead another run to this one's folder.
+            config.trainer.logger = written
+
+    def _placed(self, loggers: Any) -> Any:
+        """Loggers of a config, those that would write to the current folder sent to the run folder."""
+        if isinstance(loggers, list):
+            return [self._placed(logger) for logger in loggers]
+        arguments = loggers.get("init_args") if isinstance(loggers, Namespace) else None
+        if arguments is None or self.run_folder is None or arguments.get("save_dir", "") not in (None, "."):
+            return loggers
+        placed = loggers.clone()
+        # In full: W&B's own process may have been started in another folder.
+        placed.init_args.save_dir = str(self.run_folder.resolve())
+        if placed.class_path.endswith("WandbLogger") and placed.init_args.name is None:
+            placed.init_args.name = f"{self.run_name}/{self.run_folder.name}"
+        return placed
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """The trainer: it logs to the run folder as CSV beside the loggers of the config, and ``fit`` keeps weights."""
+        config = {**self._get(self.config_init, "trainer"), **kwargs}
+        callbacks = config["callbacks"] or []
+        callbacks = list(callbacks) if isinstance(callbacks, list) else [callbacks]
+        if self.run_folder is not None:
+            config["logger"] = self._loggers(config["logger"])
+            callbacks += self._record(), *self.extra_callbacks
+            callbacks += self._keepsakes() if self.subcommand == "fit" else []
+        if not interactive():
+            # Bars and tables that redraw themselves make no sense in a file.
+            if config["enable_progress_bar"] is not False and not any(isinstance(c, ProgressBar) for c in callbacks):
+                callbacks.append(EpochLines())
+            config["enable_model_summary"] = bool(config["enable_model_summary"])
+        plugins = config["plugins"] or []
+        plugins = list(plugins) if isinstance(plugins, list) else [plugins]
+        if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
+            plugins.append(AtomicCheckpointIO())
+        return self._instantiate_trainer({**config, "callbacks": callbacks, "plugins": plugins}, [])
+
+    def _loggers(self, chosen: Any) -> Any:
+        """The loggers of the config behind our own, which decides where the trainer keeps its files."""
+        folder = cast(Path, self.run_folder)
+        # Written through at once: what a killed run has logged is not lost.
+        ours = MetricsLogger(folder.parent, "", version=folder.name, flush_logs_every_n_steps=1)
+        if chosen is False:
+            return False
+        others = [] if chosen in (None, True) else chosen
+        return [ours, *(others if isinstance(others, list) else [others])]
+
+    def _record(self) -> Callback:
+        """Keeps the account of this run."""
+        checkpoint = self.config[self.subcommand].ckpt_path
+        self.record = RunRecord(cast(Path, self.run_folder), self.plain_config(), checkpoint, self.arguments)
+        return self.record
+
+    def plain_config(self) -> dict[str, Any]:
+        """The whole config in plain values."""
+        return yaml.safe_load(self._parser(self.subcommand).dump(self.config[self.subcommand]))
+
+    def _keepsakes(self) -> list[Callback]:
+        """What draws pictures and keeps weights."""
+        pictures: Pictures = self._get(self.config_init, "pictures")
+        pictures.folder = self.run_folder
+        return [pictures, *self._checkpoints()]
+
+    def _checkpoints(self) -> list[Callback]:
+        """Keep the best weights and, on their own, the last (Lightning renews ``save_last`` with the best only)."""
+        folder = cast(Path, self.run_folder) / "checkpoints"
+        best: BestCheckpoint = self._get(self.config_init, "checkpoint")
+        best.dirpath = best.dirpath or str(folder.resolve())
+        if isinstance(self.datamodule, EventDataModule) and self.datamodule.splits.val is None:
+            best.monitor = None  # nothing to choose by: the last epoch is the best there is
+        return [best, LastCheckpoint(folder)]
+
+    def after_instantiate_classes(self) -> None:
+        """Refuse devices and checkpoints that cannot serve; give ``predict`` a file to write; start W&B."""
+        devices = self.trainer.num_devices * self.trainer.num_nodes
+        if self.given_run_folder is not None and devices > 1:
+            # For each further device Lightning would start the command that was typed: all trainings, not this one.
+            raise SeveralDevicesError(
+                f"one of many trainings cannot be spread over {devices} devices; give each of them one: "
+                "--trainer.devices 1 --trainer.num_nodes 1"
+            )
+        checkpoint = self.config[self.subcommand].ckpt_path
+        if checkpoint is not None:
+            refuse_other_architecture(Path(checkpoint), self.model)
+        if self.subcommand == "predict" and self.run_folder is not None:
+            self.predictions = self.run_folder / f"predictions.{self.config[self.subcommand].format}"
+            self.trainer.callbacks.append(PredictionWriter(self.predictions))  # type: ignore[attr-defined]
+        if self.run_folder is not None:
+            start_wandb(self.trainer.loggers)
+
+    def before_fit(self) -> None:
+        """Say which settings do something else than one would think."""
+        if not self.trainer.is_global_zero:
+            return
+        config = self.plain_config()
+        data = self.datamodule
+        duration_ms = data.num_steps * data.step_ms if isinstance(data, EventDataModule) else None
+        notes = rising_rate(config.get("lr_scheduler"), self.trainer.max_epochs)
+        for note in notes + idle_keys(config["model"].get("init_args", {}), duration_ms):
+            print(f"note  {note}")
+
+    # Afterwards ------------------------------------------------------------------------------------------------------
+
+    def after_fit(self) -> None:
+        """Say how good the best epoch was, where its weights are and what to do next."""
+        callback = self.trainer.checkpoint_callback
+        if not self.trainer.is_global_zero or not isinstance(callback, ModelCheckpoint):
+            return
+        if not callback.best_model_path or self.run_folder is None or self.given_run_folder is not None:
+            return
+        finish_wandb()  # it has something to say too, and ours should be the last word
+        print()
+        for name, text in summary_lines(self.record.best(self.trainer), self.record.summary["seconds"]):
+            print(f"{name:16} {text}")
+        best = display_path(callback.best_model_path)
+        print(f"best checkpoint  {best}")
+        print(f"test it with     python -m ss_lightning test --ckpt_path {shlex.quote(best)}")
+        print(f"look at it with  python -m ss_lightning report {shlex.quote(display_path(self.run_folder))}")
+
+    def after_predict(self) -> None:
+        """Say where the predictions are."""
+        if self.run_folder is not None and self.trainer.is_global_zero:
+            print(f"predictions  {display_path(self.predictions)}")
+
+
+def summary_lines(best: Mapping[str, float], seconds: float) -> list[tuple[str, str]]:
+    """Name and text of each line that sums up a training.
+
+    Args:
+        best: metrics of the best epoch.
+        seconds: how long the training took.
+    """
+    lines = []
+    epoch = f"  (epoch {best['epoch']:.0f})" if "epoch" in best else ""
+    for split in ("val", "train"):
+        if f"{split}/accuracy" in best:
+            lines.append(
+                (f"{'best' if split == 'val' else 'last'} accuracy", f"{best[f'{split}/accuracy']:.4f}{epoch}")
+            )
+            break
+    if "val/spikes_per_sample" in best:
+        lines.append(("hidden spikes", f"{best['val/spikes_per_sample']:.1f} per sample"))
+        lines.append(("dead neurons", f"{best['val/dead_fraction']:.1%}"))
+    speed = f", {best['train/samples_per_second']:,.0f} samples/s" if "train/samples_per_second" in best else ""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    clock = [f"{hours} h"] * (hours > 0) + [f"{minutes} min"] * (hours + minutes > 0) + [f"{rest} s"]
+    return [*lines, ("time", " ".join(clock) + speed)]
+
+
+def interactive() -> bool:
+    """Whether a person sees the output as it is written: in a terminal, and not on a CI server."""
+    return sys.stdout.isatty() and "CI" not in os.environ
+
+
+def _spinner(text: str) -> AbstractContextManager[Any]:
+    return Console().status(text) if interactive() else nullcontext()
+
+
+class CommandLineCheck(SpikingCLI):
+    """Parses a command line and does nothing with it; the result is in ``config``."""
+
+    def _set_seed(self) -> None:
+        pass
+
+    def before_instantiate_classes(self) -> None:
+        """Reserve no run folder."""
+
+    def instantiate_classes(self) -> None:
+        """Build nothing."""
+
+    def after_instantiate_classes(self) -> None:
+        """Load nothing."""
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        pass
+
+
+def first_config(config: Namespace) -> Path | None:
+    """The file that the first ``--config`` of a subcommand names."""
+    files = config.get("config") or []
+    return Path(os.fspath(files[0].absolute if hasattr(files[0], "absolute") else files[0])) if files else None
+
+
+def _check_trainer(config: Namespace) -> None:
+    """Refuse numbers that the trainer takes and then fails on.
+
+    Raises:
+        UsageError: one of them makes no sense.
+    """
+    if config.accumulate_grad_batches < 1:
+        raise UsageError(f"trainer.accumulate_grad_batches is {config.accumulate_grad_batches}; expected 1 or more")
+    cores = os.cpu_count() or 1
+    if config.accelerator in ("cpu", "auto") and isinstance(config.devices, int) and config.devices > 16 * cores:
+        raise UsageError(f"trainer.devices is {config.devices}, but this machine has {cores} CPU cores")
+
+
+def _configs(arguments: Sequence[str]) -> list[Path]:
+    """The files that ``--config`` names."""
+    paths = [value for option, value in pairwise(arguments) if option in ("--config", "-c")]
+    paths += [argument.partition("=")[2] for argument in arguments if argument.startswith(("--config=", "-c="))]
+    return [Path(path) for path in paths if Path(path).is_file()]
+
+
+def _with_config_beside(arguments: list[str]) -> list[str]:
+    """Arguments with the config of the run that ``--ckpt_path`` lies in, unless they name a config."""
+    given = {argument.partition("=")[0] for argument in arguments}
+    if not given.isdisjoint({"--config", "-c", "--help", "-h"}):
+        return arguments
+    for index, argument in enumerate(arguments):
+        name, equals, value = argument.partition("=")
+        if name == "--ckpt_path":
+            path = value if equals else "".join(arguments[index + 1 : index + 2])
+            config = config_beside(Path(path)) if path else None
+            if config is not None:
+                return [arguments[0], "--config", str(config), *arguments[1:]]
+    return arguments
+
+
+def refuse_other_architecture(checkpoint: Path, model: LightningModule) -> None:
+    """Compare the hyper-parameters in a checkpoint with those of the model that is to load it.
+
+    Raises:
+        UsageError: the file is no checkpoint, or was made by a model of another shape or kind.
+    """
+    content = read_checkpoint(checkpoint)
+    weights = content["state_dict"]
+    saved = dict(content.get("hyper_parameters", {}))
+    saved.pop("_instantiator", None)
+    here = {k: v for k, v in model.hparams.items() if k != "_instantiator"}
+    differences = [
+        f"  {key}: {saved[key]!r} in the checkpoint, {here[key]!r} in the config"
+        for key in sorted(saved.keys() & here.keys())
+        if _plain(saved[key]) != _plain(here[key])
+    ]
+    shapes = {name: tuple(value.shape) for name, value in model.state_dict().items()}
+    found = {name: tuple(value.shape) if isinstance(value, Tensor) else value for name, value in weights.items()}
+    differences = differences or [
+        f"  {name}: {found.get(name, 'nothing')} in the checkpoint, {shapes.get(name, 'nothing')} in the config"
+        for name in sorted(found.keys() | shapes.keys())
+        if found.get(name) != shapes.get(name)
+    ]
+    if differences:
+        raise UsageError(
+            f"the checkpoint {checkpoint} was made by another model than the config describes:\n"
+            + "\n".join(differences)
+            + "\nUse the config.yaml of its own run (drop --config), or another checkpoint"
+        )
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def run(arguments: list[str], run_folder: Path | None = None, callbacks: Sequence[Callback] = ()) -> SpikingCLI:
+    """Do what a command line says, see :class:`SpikingCLI`, and close the W&B run that it may have opened."""
+    try:
+        return SpikingCLI(arguments, run_folder, callbacks)
+    finally:
+        finish_wandb(failed=sys.exc_info()[0] is not None)
+
+
+def start_wandb(loggers: Sequence[Logger]) -> None:
+    """Start W&B runs now: without a login they fail, and better before the training than in it.
+
+    Raises:
+        UsageError: W&B cannot be used; the message says how to log in, and how to do without.
+    """
+    for logger in loggers:
+        if isinstance(logger, WandbLogger):
+            import wandb
+
+            # Without a limit a run would wait for ever at its end for a server that went away.
+            os.environ.setdefault("WANDB_FINISH_TIMEOUT", "120")
+            os.environ.setdefault("WANDB_FINISH_TIMEOUT_RAISES", "true")
+            try:
+                _ = logger.experiment
+            except wandb.errors.Error as error:
+                raise UsageError(
+                    f"Weights & Biases: {' '.join(str(error).split())}\nLog in with `wandb login` (or set "
+                    "WANDB_API_KEY), or train without the network: WANDB_MODE=offline, and `wandb sync` later"
+                ) from error
+
+
+def finish_wandb(failed: bool = False) -> None:
+    """Close the W&B run, if there is one, so that the next run of this process gets its own."""
+    if "wandb" in sys.modules and (run := sys.modules["wandb"].run) is not None:
+        folder = display_path(Path(run.dir).parent)
+        try:
+            run.finish(exit_code=int(failed))
+        except TimeoutError:
+            print(
+                f"W&B could not be reached. Nothing is lost; send the run later: wandb sync --include-online {folder}",
+                file=sys.stderr,
+            )

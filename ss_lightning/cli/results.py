@@ -1,0 +1,472 @@
+"""``python -m ss_lightning results RUN...``: what trained networks reached on test sets, in a table no one types.
+
+Everything is read from the files that ``fit``, ``test`` and ``folds`` leave. The table has one row for all runs that
+differ in their seed only, and one for all folds of ``folds``. What a run did not record is said to be missing.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import shlex
+import statistics
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import ArgumentParser
+
+from ss_lightning import plots
+from ss_lightning.cli.folds import SUMMARY, read_summary
+from ss_lightning.cli.report import Run, compared, read_run
+from ss_lightning.errors import DataError, UsageError
+from ss_lightning.files import display_path, write_whole
+from ss_lightning.parsing import parse
+from ss_lightning.runs.callbacks import command_line
+
+_SEED, _LEFT_OUT = "seed_everything", "data.init_args.test_speakers"
+_NEURON, _ESTIMATOR = "model.init_args.neuron", "model.init_args.estimator"
+_METRICS = ("accuracy", "spikes_per_sample", "dead_fraction", "synops_per_sample")
+_MISSING = "not recorded"
+
+
+@dataclass(frozen=True)
+class Result:
+    """One training, and one test of its weights.
+
+    Attributes:
+        folder: that of the run.
+        config: the config, flattened, without the seed and without what changes no result.
+        seed: of the training.
+        left_out: the speakers that a fold left out; None for a run that is no fold.
+        weights: which checkpoint was tested, ``best`` or ``last``; None if none was.
+        metrics: of the test; empty if there was none.
+        data_set: name of the data and, where that does not say which they are, of their folder.
+        command: what was typed for it, of a fold that of all folds; None if it was not recorded.
+        parameters: how many are learned; None if it was not recorded.
+        seconds: how long the training took; None if it was not recorded.
+        machine: what it ran on; None if it was not recorded.
+        commit: of the code; None if it was not recorded.
+        written: when it ended; empty if it was not recorded.
+    """
+
+    folder: str
+    config: dict[str, Any]
+    seed: int | None
+    left_out: list[int] | None
+    weights: str | None
+    metrics: dict[str, float]
+    data_set: str
+    command: str | None
+    parameters: int | None
+    seconds: float | None
+    machine: str | None
+    commit: str | None
+    written: str
+
+
+def read_results(path: Path) -> list[Result]:
+    """The results in a run folder, a folder of folds, a folder with runs below it, or a JSON file of an earlier call.
+
+    Raises:
+        UsageError: there is nothing of that kind at ``path``.
+        DataError: a file is damaged.
+    """
+    if path.is_file():
+        return _read_json(path)
+    if not path.is_dir():
+        raise UsageError(f"there is no run folder {path}")
+    if (path / "config.yaml").is_file():
+        return run_results(read_run(path))
+    if (path / SUMMARY).is_file():
+        return fold_results(path)
+    inner = sorted(below.parent for below in path.rglob(SUMMARY))
+    runs = sorted(config.parent for config in path.rglob("version_*/config.yaml"))
+    if not inner and not runs:
+        raise UsageError(f"{path} has no run in it. Runs are folders like runs/yinyang/version_0")
+    found = [result for folder in inner for result in _if_whole(fold_results, folder)]
+    for run in runs:
+        if not any(run.is_relative_to(folder) for folder in inner):
+            found += _if_whole(lambda folder: run_results(read_run(folder)), run)
+    return found
+
+
+def _if_whole(read: Callable[[Path], list[Result]], folder: Path) -> list[Result]:
+    """The results of a folder that nobody named: nothing, and a word about it, where a file in it is damaged."""
+    try:
+        return read(folder)
+    except DataError as error:
+        print(f"note  {display_path(folder)} is left out: {error}")
+        return []
+
+
+def _read_json(path: Path) -> list[Result]:
+    names = {field.name for field in fields(Result)}
+    try:
+        entries = json.loads(path.read_text())["results"]
+        results = [Result(**{name: entry[name] for name in names}) for entry in entries]
+        return [replace(result, config=_telling_apart(result.config)) for result in results]
+    except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
+        raise DataError(f"{path} is no file that `results --json` wrote ({type(error).__name__}: {error})") from error
+
+
+def _telling_apart(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A flattened config without what changes no result.
+
+    What is off (null, false, 0) is not there at all in a run of an earlier version; and an estimator is that of neurons
+    of the kind ``single`` only.
+    """
+    kept = {key: value for key, value in compared(config).items() if value not in (None, False)}
+    if kept.get(_NEURON) in ("standard", "multi"):
+        kept.pop(_ESTIMATOR, None)
+    return kept
+
+
+def run_results(run: Run, command: str | None = None) -> list[Result]:
+    """One result for each checkpoint of a run that was tested; one without metrics if none was.
+
+    Args:
+        run: what the run folder tells.
+        command: that of all folds, if the run is one of them.
+
+    Returns:
+        Nothing for a run that did not come to its end; that is said on the screen.
+    """
+    if run.state != "finished":
+        print(f"note  {display_path(run.folder)} is left out: {run.state}")
+        return []
+    facts = run.summary.get("facts", {})
+    machine, threads = facts.get("machine"), facts.get("threads")
+    if machine is not None and threads is not None:
+        machine += f", {threads} thread{'s' * (threads != 1)}"
+    if machine is not None and facts["device"] != "cpu":
+        machine = f"{facts['device']}, {machine}"
+    dropped = (_SEED,) if command is None else (_SEED, _LEFT_OUT)
+    tests: Sequence[tuple[str | None, dict[str, float]]] = [*run.tests.items()] or [(None, {})]
+    return [
+        Result(
+            folder=display_path(run.folder),
+            config={k: v for k, v in _telling_apart(run.config).items() if k not in dropped},
+            seed=run.config.get(_SEED),
+            left_out=None if command is None else run.config[_LEFT_OUT],
+            weights=weights,
+            metrics={name: metrics[f"test/{name}"] for name in _METRICS if f"test/{name}" in metrics},
+            data_set=data_name(run.config),
+            command=command or run.summary.get("command_line"),
+            parameters=facts.get("parameters"),
+            seconds=run.summary.get("seconds"),
+            machine=machine,
+            commit=facts.get("git_commit"),
+            written=run.summary.get("written", ""),
+        )
+        for weights, metrics in tests
+    ]
+
+
+def fold_results(folder: Path) -> list[Result]:
+    """The results of a folder that ``folds`` has filled."""
+    summary = read_summary(folder) or {}
+    if summary.get("state") != "finished":
+        print(f"note  {display_path(folder)}: not all folds are done; the table has those that are")
+    configs = sorted(folder.glob("without_*/version_*/config.yaml"))
+    found = [
+        result for config in configs for result in run_results(read_run(config.parent), summary.get("command_line", ""))
+    ]
+    return [result for result in found if result.weights == "last"]
+
+
+def data_name(config: Mapping[str, Any]) -> str:
+    """Name of the data of a flattened config, such as ``YinYang`` or ``SHD (spoken_digits)``."""
+    name = str(config.get("data.class_path", _MISSING)).rpartition(".")[2].removesuffix("Data")
+    # Any files in the layout of SHD are read by the one class: only their folder tells them apart.
+    root = config.get("data.init_args.root") if _LEFT_OUT in config or name == "SHD" else None
+    folder = Path(root or "").name  # of "." there is none
+    return f"{name} ({folder})" if folder else name
+
+
+def newest(results: Iterable[Result]) -> list[Result]:
+    """Results without those that a later run of the same config, seed and fold repeats."""
+    kept: dict[str, Result] = {}
+    for result in sorted(results, key=lambda result: result.written):
+        kept[json.dumps([result.config, result.seed, result.left_out, result.weights], sort_keys=True)] = result
+    return list(kept.values())
+
+
+@dataclass(frozen=True)
+class Row:
+    """Results that belong together: of one config, over seeds or folds, with the same kind of weights.
+
+    Attributes:
+        results: the tested ones; if there are none, those that were not tested.
+        untested: how many more of the config were not tested.
+    """
+
+    results: list[Result]
+    untested: int = 0
+
+    @property
+    def first(self) -> Result:
+        """The one with the lowest seed."""
+        return min(self.results, key=lambda result: (result.seed is None, result.seed or 0))
+
+    def values(self, metric: str) -> list[float]:
+        """One value for each seed, or for each fold its mean over the seeds; empty if nothing was tested."""
+        folds: dict[str, list[float]] = {}
+        for result in self.results:
+            if metric in result.metrics:
+                unit = result.seed if result.left_out is None else result.left_out
+                folds.setdefault(json.dumps(unit), []).append(result.metrics[metric])
+        return [statistics.fmean(found) for found in folds.values()]
+
+    def mean(self, metric: str) -> float:
+        """Mean over seeds or folds; NaN if nothing was tested."""
+        values = self.values(metric)
+        return statistics.fmean(values) if values else math.nan
+
+    def deviation(self, metric: str) -> float:
+        """Standard deviation of the sample of seeds or folds; NaN for fewer than two."""
+        values = self.values(metric)
+        return statistics.stdev(values) if len(values) > 1 else math.nan
+
+
+def make_rows(results: Iterable[Result]) -> list[Row]:
+    """Put together what differs in its seed or fold only, sorted by the data."""
+    groups: dict[str, list[Result]] = {}
+    for result in newest(results):
+        key = json.dumps([result.config, result.left_out is None], sort_keys=True)
+        groups.setdefault(key, []).append(result)
+    rows = []
+    for group in groups.values():
+        untested = [result for result in group if result.weights is None]
+        kinds = sorted({result.weights for result in group if result.weights is not None})
+        rows += [Row([result for result in group if result.weights == kind], len(untested)) for kind in kinds]
+        if not kinds:
+            rows.append(Row(untested))
+    return sorted(rows, key=lambda row: (row.first.data_set, row.first.left_out is not None))
+
+
+def network_name(config: Mapping[str, Any]) -> str:
+    """Kind and size of a network in a few words: ``single (survival), hidden 256``."""
+    hidden = config.get("model.init_args.hidden")
+    sizes = "-".join(map(str, hidden)) if isinstance(hidden, list) else _MISSING
+    channels = config.get("model.init_args.channels")
+    before = f"convolutions {'-'.join(map(str, channels))}, " if isinstance(channels, list) else ""
+    return f"{neuron_name(config)}, {before}hidden {sizes}"
+
+
+def neuron_name(config: Mapping[str, Any]) -> str:
+    """The kind of neuron and, if it fires once, its gradient: ``single (survival)``."""
+    neuron = str(config.get(_NEURON, _MISSING))
+    return f"{neuron} ({config.get(_ESTIMATOR, _MISSING)})" if neuron == "single" else neuron
+
+
+def command_of_all(command: str) -> str:
+    """The command of a run without its seed, which the table gives, and without the checkpoint that it went on from."""
+    dropped = (f"--{_SEED}", "--ckpt_path")
+    kept: list[str] = []
+    words = iter(shlex.split(command))
+    for word in words:
+        if word in dropped:
+            next(words, None)
+        elif word.partition("=")[0] not in dropped:
+            kept.append(word)
+    return shlex.join(kept)
+
+
+def cells(row: Row) -> dict[str, str]:
+    """A row of the table: what stands in each column."""
+    first, results = row.first, row.results
+    seeds = ", ".join(str(seed) for seed in sorted({result.seed for result in results if result.seed is not None}))
+    folds = len({json.dumps(result.left_out) for result in results})
+    runs = f"seed{'s' * (', ' in seeds)} {seeds or _MISSING}"
+    if first.left_out is not None:
+        runs = f"{folds} folds, {runs}"
+    if row.untested:
+        runs += f"; {row.untested} more not tested"
+    command = first.command if first.left_out is not None or not first.command else command_of_all(first.command)
+    return {
+        "data": first.data_set,
+        "network": network_name(first.config),
+        "command": f"`{command}`" if command else _MISSING,
+        "runs": runs,
+        "weights": first.weights or "",
+        "test accuracy, %": _accuracy(row),
+        "worst, %": f"{100 * min(row.values('accuracy')):.2f}" if row.values("accuracy") else "",
+        "hidden spikes": _mean(row, "spikes_per_sample", ".1f"),
+        "dead": _mean(row, "dead_fraction", ".1%"),
+        "synaptic operations": _mean(row, "synops_per_sample", ",.0f"),
+        "parameters": _MISSING if first.parameters is None else f"{first.parameters:,}",
+        "seconds": _seconds(results),
+        "machine": _several(result.machine for result in results),
+        "commit": _several(result.commit and _short(result.commit) for result in results),
+    }
+
+
+def _accuracy(row: Row) -> str:
+    if not row.values("accuracy"):
+        return "not tested"
+    deviation = row.deviation("accuracy")
+    return f"{100 * row.mean('accuracy'):.2f}" + ("" if math.isnan(deviation) else f" ± {100 * deviation:.2f}")
+
+
+def _mean(row: Row, metric: str, text: str) -> str:
+    if not row.values("accuracy"):
+        return ""
+    return format(row.mean(metric), text) if row.values(metric) else _MISSING
+
+
+def _seconds(results: Sequence[Result]) -> str:
+    known = [result.seconds for result in results if result.seconds is not None]
+    return f"{statistics.fmean(known):,.0f}" if known else _MISSING
+
+
+def _several(values: Iterable[str | None]) -> str:
+    return "; ".join(dict.fromkeys(value or _MISSING for value in values))
+
+
+def _short(commit: str) -> str:
+    digits, _, dirty = commit.partition("-")
+    return digits[:7] + ("-dirty" if dirty else "")
+
+
+def render(rows: Sequence[Row], command: str) -> str:
+    """The page in Markdown.
+
+    Args:
+        rows: what stands in the table.
+        command: the command that writes this page.
+    """
+    table = [cells(row) for row in rows]
+    lines = [list(table[0]), ["---"] * len(table[0]), *(list(line.values()) for line in table)]
+    text = "".join("| " + " | ".join(cell.replace("|", r"\|") for cell in line) + " |\n" for line in lines)
+    return _PAGE.format(command=command, table=text)
+
+
+_PAGE = """\
+# Results
+
+Written from the files that the runs left, nothing by hand:
+
+```bash
+{command}
+```
+
+Each row repeats with its command on its commit (a later one may hold another config of that name): a `fit` for each
+seed of the row (`--seed_everything N`), followed by the `test` command that it prints (weights: `best` on the
+validation set, or `last`); `folds` trains and tests by itself, always the `last` weights, so that no epoch is chosen on
+the speakers that are left out. Where the settings of a config were themselves chosen by such folds, as those of
+`configs/speakers.yaml` and `configs/best/voices.yaml` were, its row is the score of a choice among a few: expect a
+little less of speakers that no one has chosen by. Accuracy is that on the test set, mean ± standard deviation over the
+seeds of the row, or over its folds; `worst` is the lowest of them. Hidden spikes and synaptic operations (spikes that
+meet a non-zero weight, the input layer included) are per test sample; `dead` is the share of hidden neurons that fire
+for no test sample; seconds are those of one training, its validation included. A commit with `-dirty` had changes
+beside it that were not committed: such a row may not repeat to the digit.
+
+{table}"""
+
+
+def curve(rows: Sequence[Row]) -> Any:
+    """Accuracy against hidden spikes, a panel for each data set, a line for networks that differ in their widths only.
+
+    Raises:
+        UsageError: no row has both.
+    """
+    lines: dict[str, dict[str, list[Row]]] = {}
+    for row in rows:
+        if row.values("accuracy") and row.values("spikes_per_sample"):
+            title = row.first.data_set + (", left out in folds" if row.first.left_out is not None else "")
+            same = {k: v for k, v in row.first.config.items() if k != "model.init_args.hidden"}
+            key = json.dumps([same, row.first.weights], sort_keys=True)
+            lines.setdefault(title, {}).setdefault(key, []).append(row)
+    if not lines:
+        raise UsageError("--curve: none of the runs was tested (python -m ss_lightning test --ckpt_path ...)")
+    panels = {
+        title: dict(zip(_names(found), map(_points, found.values()), strict=True)) for title, found in lines.items()
+    }
+    figure = plots.panels({"test accuracy": panels}, "hidden spikes per sample (labels: hidden neurons)")
+    for axis in figure.axes:
+        fewest, most = axis.dataLim.intervalx
+        if most > 10 * fewest > 0:
+            axis.set_xscale("log")
+            axis.xaxis.set_major_formatter("{x:g}")
+    return figure
+
+
+def _names(lines: Mapping[str, list[Row]]) -> list[str]:
+    """A name for each line; where the kind of neuron does not tell them apart, with as few settings as do."""
+    configs = [{**found[0].first.config, "weights": found[0].first.weights} for found in lines.values()]
+    names = [neuron_name(config) for config in configs]
+    full = []
+    for config, name in zip(configs, names, strict=True):
+        keys = _telling([other for other, same in zip(configs, names, strict=True) if same == name])
+        full.append(", ".join([name, *(f"{key.rpartition('.')[2]}={config.get(key, 'off')}" for key in keys)]))
+    return full
+
+
+def _telling(configs: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Keys whose values tell the configs apart: one after the other, each the one that leaves the fewest alike."""
+    candidates = sorted(set().union(*configs) - {"model.init_args.hidden"})
+    chosen: list[str] = []
+
+    def groups(keys: Sequence[str]) -> int:
+        return len({json.dumps([config.get(key) for key in keys]) for config in configs})
+
+    while groups(chosen) < len(configs):
+        chosen.append(max(candidates, key=lambda key: groups([*chosen, key])))
+    return chosen
+
+
+def _points(rows: Sequence[Row]) -> plots.Points:
+    ordered = sorted(rows, key=lambda row: row.mean("spikes_per_sample"))
+    return plots.Points(
+        [row.mean("spikes_per_sample") for row in ordered],
+        [row.mean("accuracy") for row in ordered],
+        [row.deviation("accuracy") for row in ordered],
+        ["-".join(map(str, row.first.config.get("model.init_args.hidden", []))) for row in ordered],
+    )
+
+
+def main(arguments: list[str]) -> int:
+    """Write the table, and what else is asked for, and say where it is.
+
+    Raises:
+        UsageError: a path holds no results, or a file cannot be written.
+        DataError: a file of a run is damaged, or no run came to its end.
+    """
+    parser = ArgumentParser(
+        prog="python -m ss_lightning results",
+        description="Put what runs reached on their test sets into one table, with the commands that repeat them.",
+        exit_on_error=False,
+    )
+    parser.add_argument(
+        "runs",
+        nargs="+",
+        type=str,
+        help="run folders, folders of folds, folders with such below them, or files that --json wrote",
+    )
+    parser.add_argument("--out", type=str, default="RESULTS.md", help="the table, in Markdown")
+    parser.add_argument("--json", type=str, help="also write the single results to this file")
+    parser.add_argument("--curve", type=str, help="also draw accuracy against hidden spikes into this PNG file")
+    options = parse(parser, arguments)
+    results = newest(result for path in options.runs for result in read_results(Path(path)))
+    if not results:
+        raise DataError("no run has come to its end yet, so there are no results")
+    rows = make_rows(results)
+    command = command_line(["results", *arguments])
+    written = {"out": render(rows, command).encode()}
+    if options.json:
+        single = {"command_line": command, "results": [asdict(result) for result in results]}
+        written["json"] = (json.dumps(single, indent=1) + "\n").encode()
+    if options.curve:
+        written["curve"] = plots.png(curve(rows))
+    for option, content in written.items():
+        path = Path(options[option])
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with write_whole(path) as scratch:
+                scratch.write_bytes(content)
+        except OSError as error:
+            raise UsageError(f"--{option}: cannot write {path}: {error.strerror}") from error
+        print(f"{option:6} {display_path(path)}")
+    return 0

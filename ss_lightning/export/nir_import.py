@@ -1,0 +1,127 @@
+"""Reading the NIR graphs that this package wrote."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import snntorch as snn
+import torch
+from torch import Tensor, nn
+
+from ss_lightning._version import __version__
+from ss_lightning.errors import DataError, UsageError
+from ss_lightning.export.nir_layers import KEY, NEURONS, PLAIN, array, fires_once, import_nir, time_constant
+from ss_lightning.networks import MLP, ConvNet
+from ss_lightning.surrogate import make_surrogate
+
+
+def from_nir(path: str | os.PathLike[str]) -> nn.Module:
+    """Read a network that :func:`to_nir` wrote: the same class with the same parameters, bit for bit.
+
+    A neuron that fires once fires once again; the extra connections of the self-inhibiting form are left out, for it
+    does not need them. Files of other tools are refused: a plain ``LIF`` does not say how often it may fire.
+
+    Raises:
+        UsageError: ``nir`` is not installed, or another tool wrote the file.
+        DataError: the file is missing or broken, or was changed so that it contradicts its metadata.
+    """
+    nir = import_nir()
+    path = Path(path)
+    if not path.is_file():
+        raise DataError(f"there is no file {path}")
+    try:
+        graph = nir.read(path)
+    except Exception as error:  # h5py and nir raise all sorts
+        raise DataError(f"{path} is not a NIR file that can be read ({type(error).__name__}: {error})") from error
+    if KEY not in graph.metadata:
+        raise UsageError(
+            f"{path} was not written by ss_lightning.export.to_nir: its LIF neurons may fire any number of times. "
+            "Read it with snntorch.import_nir.import_from_nir"
+        )
+    try:
+        about = json.loads(graph.metadata[KEY])
+        tensors = _tensors(graph.nodes)
+        network = _build(about, tensors)
+        network.to(next(value.dtype for name, value in tensors.items() if name.endswith("weight")))
+        missing, unknown = network.load_state_dict(tensors, strict=False)
+        wanted = dict(network.named_parameters())
+        if unknown or any(name in wanted for name in missing):
+            raise ValueError(f"parameters do not fit the network: unknown {unknown}, missing {missing}")
+        _check_neurons(graph, network)
+    except (KeyError, TypeError, ValueError, RuntimeError, StopIteration) as error:
+        raise DataError(
+            f"{path} was changed after it was written, or written by another version of ss_lightning than "
+            f"{__version__}: {error}. Export the checkpoint again"
+        ) from error
+    return network
+
+
+def _tensors(nodes: dict[str, Any]) -> dict[str, Tensor]:
+    """Parameters by their name in the network; weights that were split over several nodes are joined."""
+    parts: dict[str, dict[int, Tensor]] = {}
+    tensors: dict[str, Tensor] = {}
+    for node in nodes.values():
+        name = node.metadata.get("module")
+        if name is None:
+            continue
+        for key in ("beta", "threshold"):
+            if key in node.metadata:
+                tensors[f"{name}.{key}"] = torch.from_numpy(np.array(node.metadata[key]))
+        if hasattr(node, "weight"):
+            parts.setdefault(name, {})[int(node.metadata["part"])] = torch.from_numpy(np.array(node.weight))
+        if hasattr(node, "bias") and node.metadata.get("bias", True):
+            tensors[f"{name}.bias"] = torch.from_numpy(np.array(node.bias))
+    for name, found in parts.items():
+        tensors[f"{name}.weight"] = torch.cat([found[part] for part in sorted(found)], dim=1)
+    return tensors
+
+
+def _build(about: dict[str, Any], tensors: dict[str, Tensor]) -> nn.Module:
+    """The network with parameters of the right shapes."""
+    if about["network"] in ("MLP", "ConvNet"):
+        return {"MLP": MLP, "ConvNet": ConvNet}[about["network"]](**about["arguments"])
+    modules: list[nn.Module] = []
+    for index, layer in enumerate(about["layers"]):
+        arguments = dict(layer["arguments"])
+        if layer["class"] in PLAIN:
+            # JSON knows no tuples, and pooling wants them.
+            arguments = {k: tuple(v) if isinstance(v, list) else v for k, v in arguments.items()}
+            modules.append(PLAIN[layer["class"]][0](**arguments))
+            continue
+        sequence, surrogate = arguments.pop("sequence"), arguments.pop("surrogate", None)
+        arguments = {key: value for key, value in arguments.items() if value is not None}
+        if surrogate is not None:
+            arguments["spike_grad"] = make_surrogate(*surrogate)
+        if layer["class"] != "LeakyReadout":
+            arguments["threshold"] = torch.ones_like(tensors[f"{index}.threshold"])
+        beta = torch.ones_like(tensors[f"{index}.beta"])
+        neuron = NEURONS[layer["class"]](beta=beta, **arguments)
+        if sequence is not None:
+            neuron.sequence = sequence
+        modules.append(neuron)
+    return nn.Sequential(*modules)
+
+
+def _check_neurons(graph: Any, network: nn.Module) -> None:
+    """The numbers that other readers see must be those in the metadata, and every neuron must be one of ours."""
+    seen = set()
+    for name, node in graph.nodes.items():
+        if not hasattr(node, "tau"):
+            continue
+        neuron = cast(snn.Leaky, network.get_submodule(node.metadata["module"]))
+        seen.add(neuron)
+        if type(neuron).__name__ != node.metadata["neuron"]:
+            raise ValueError(f"{name} is a {node.metadata['neuron']}, the network has a {type(neuron).__name__}")
+        tau = time_constant(neuron.beta.detach().clamp(0, 1).expand(node.tau.shape), float(graph.metadata["dt"]))
+        same = np.array_equal(tau, node.tau)
+        if hasattr(node, "v_threshold"):
+            same = same and np.array_equal(array(neuron.threshold.expand(node.tau.shape)), node.v_threshold)
+            same = same and bool(node.metadata["fires_once"]) == fires_once(neuron)
+        if not same:
+            raise ValueError(f"tau, v_threshold or fires_once of {name} contradict its metadata")
+    if seen != {module for module in network.modules() if isinstance(module, snn.Leaky)}:
+        raise ValueError("a layer of neurons is missing")

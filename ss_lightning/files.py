@@ -1,0 +1,32 @@
+"""Write a file whole or not at all; show a path as a person would type it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+
+@contextmanager
+def write_whole(path: Path) -> Iterator[Path]:
+    """Give a scratch file to write to, and put it in the place of ``path`` once it is written and on the disk.
+
+    The scratch file lies in the same folder (a move between file systems is a copy, which can be cut short), so whoever
+    opens ``path`` finds the old file or the new one, never a part.
+    """
+    scratch = path.with_name(f".{path.name}.part")
+    try:
+        yield scratch
+        with scratch.open("rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(scratch, path)
+    finally:
+        with suppress(OSError):
+            scratch.unlink()
+
+
+def display_path(path: str | os.PathLike[str]) -> str:
+    """A path as a person would type it: relative when it lies below the current folder."""
+    relative = os.path.relpath(path)
+    return os.fspath(path) if relative.startswith("..") else relative

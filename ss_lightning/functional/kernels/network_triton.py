@@ -1,0 +1,431 @@
+"""GPU kernels of single-spike networks, with the signatures of :mod:`ss_lightning.functional.kernels.network_numba`.
+
+One program does one sample and one block of neurons. Forward, the membrane lives in registers: decay, add the weight
+rows of this step's events, compare, note the first crossing; nothing ``[T, B, N]`` reaches memory. Backward, a few
+samples at a time: the membrane is recomputed into scratch that stays in the L2 cache, ``dL/dS`` is one matrix product
+with the layers above, and a walk back in time turns it into ``dL/dI``. Weight gradients gather those rows over the
+events of each input unit, in a fixed order and without atomics, so results are deterministic.
+
+With ``TRITON_INTERPRET=1`` the kernels run on the CPU, slowly, which is how they are tested without a GPU.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import reduce
+from typing import Any, NamedTuple
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from ss_lightning.events import EventBatch
+from ss_lightning.functional.network import LayerTensors
+from ss_lightning.surrogate import Surrogate
+
+INTERPRETED: bool = triton.knobs.runtime.interpret
+
+SURROGATES = {"fast_sigmoid": 0, "atan": 1, "triangle": 2}
+ESTIMATORS = {"ramp": 0, "survival": 1, "flat": 2, "masked": 3}
+
+# Neurons of one program, and the scratch of the samples that the backward pass takes at a time.
+_BLOCK = 128
+# Product and sum are rounded one after the other, as everywhere else: all backends then spike alike.
+_OPTIONS: dict[str, Any] = {"BLOCK": _BLOCK, "enable_fp_fusion": False}
+_SCRATCH_BYTES = 32_000_000
+
+
+# Kernels --------------------------------------------------------------------------------------------------------------
+
+
+@triton.jit
+def _current(units, offsets, table, bias, row, columns, inside, size):
+    """Input current of one step: the bias and the weight rows of the events of ``row = sample * T + step``."""
+    total = bias
+    event = tl.load(offsets + row)
+    stop = tl.load(offsets + row + 1)
+    while event < stop:
+        unit = tl.load(units + event).to(tl.int64)
+        total += tl.load(table + unit * size + columns, mask=inside, other=0.0)
+        event += 1
+    return total
+
+
+@triton.jit(do_not_specialize=["num_steps", "size", "bias_stride"])
+def _first_times(
+    units, offsets, table, bias, beta, threshold, bias_stride, times, num_steps, size, BLOCK: tl.constexpr
+):
+    """First crossing of every neuron, ``num_steps`` for none; a block whose neurons have all fired is done."""
+    sample = tl.program_id(0)
+    columns = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    inside = columns < size
+    beta_row = tl.load(beta + columns, mask=inside, other=0.0)
+    threshold_row = tl.load(threshold + columns, mask=inside, other=0.0)
+    membrane = tl.zeros_like(beta_row)
+    first = tl.where(inside, num_steps, 0)
+    step = 0
+    stop = num_steps
+    while step < stop:
+        row = sample * num_steps + step
+        bias_row = tl.load(bias + step * bias_stride + columns, mask=inside, other=0.0)
+        membrane = beta_row * membrane + _current(units, offsets, table, bias_row, row, columns, inside, size)
+        first = tl.where((membrane > threshold_row) & (first == num_steps), step, first)
+        stop = tl.where(tl.max(first, 0) < num_steps, 0, stop)
+        step += 1
+    tl.store(times + sample * size + columns, first, mask=inside)
+
+
+@triton.jit(do_not_specialize=["num_steps", "size"])
+def _readout_membrane(units, offsets, table, bias, beta, out, num_steps, size, BLOCK: tl.constexpr):
+    """Membrane of the readout at every step."""
+    sample = tl.program_id(0)
+    columns = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    inside = columns < size
+    bias_row = tl.load(bias + columns, mask=inside, other=0.0)
+    beta_row = tl.load(beta + columns, mask=inside, other=0.0)
+    membrane = tl.zeros_like(bias_row)
+    step = 0
+    while step < num_steps:
+        row = sample * num_steps + step
+        membrane = beta_row * membrane + _current(units, offsets, table, bias_row, row, columns, inside, size)
+        tl.store(out + row.to(tl.int64) * size + columns, membrane, mask=inside)
+        step += 1
+
+
+@triton.jit(do_not_specialize=["num_steps", "size"])
+def _readout_backward(grad, membrane, beta, out, grad_bias, grad_beta, num_steps, size, BLOCK: tl.constexpr):
+    """``dI[t] = dV[t] + beta * dI[t+1]`` of the readout, and each sample's share of the other gradients."""
+    sample = tl.program_id(0)
+    columns = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    inside = columns < size
+    beta_row = tl.load(beta + columns, mask=inside, other=0.0)
+    carry = tl.zeros_like(beta_row)
+    bias_sum = tl.zeros_like(beta_row)
+    beta_sum = tl.zeros_like(beta_row)
+    step = num_steps - 1
+    while step >= 0:
+        at = (sample * num_steps + step).to(tl.int64) * size + columns
+        carry = tl.load(grad + at, mask=inside, other=0.0) + beta_row * carry
+        before = tl.load(membrane + at - size, mask=inside & (step > 0), other=0.0)
+        bias_sum += carry
+        beta_sum += carry * before
+        tl.store(out + at, carry, mask=inside)
+        step -= 1
+    tl.store(grad_bias + sample * size + columns, bias_sum, mask=inside)
+    tl.store(grad_beta + sample * size + columns, beta_sum, mask=inside)
+
+
+@triton.jit
+def _derivative(x, height, scale, SURROGATE: tl.constexpr):
+    """Derivative of the surrogate at ``x = V - threshold``; see ``_shape`` for height and scale."""
+    if SURROGATE == 0:
+        base = tl.abs(x) * scale + 1
+        result = height / (base * base)
+    elif SURROGATE == 1:
+        scaled = x * scale
+        result = height / (scaled * scaled + 1)
+    else:
+        result = tl.maximum(height - tl.abs(x) * scale, 0.0)
+    return result
+
+
+@triton.jit(do_not_specialize=["num_steps", "size", "bias_stride"])
+def _layer_backward(
+    units,
+    offsets,
+    table,
+    bias,
+    beta,
+    threshold,
+    bias_stride,
+    times,
+    shape,
+    grad,
+    membrane,
+    grad_bias,
+    grad_beta,
+    grad_threshold,
+    num_steps,
+    size,
+    ESTIMATOR: tl.constexpr,
+    SURROGATE: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """Recompute the membrane, then turn ``grad = dL/dS`` into ``dL/dI`` in place, from the last step to the first."""
+    sample = tl.program_id(0)
+    columns = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    inside = columns < size
+    beta_row = tl.load(beta + columns, mask=inside, other=0.0)
+    threshold_row = tl.load(threshold + columns, mask=inside, other=0.0)
+    # Not where the neuron was left out of this sample.
+    learns = tl.load(times + sample * size + columns, mask=inside, other=0) >= 0
+    height = tl.load(shape)
+    scale = tl.load(shape + 1)
+    potential = tl.zeros_like(beta_row)
+    first = tl.where(inside, num_steps, 0)
+    second = tl.where(inside, num_steps, 0)
+    step = 0
+    stop = num_steps
+    while step < stop:
+        row = sample * num_steps + step
+        bias_row = tl.load(bias + step * bias_stride + columns, mask=inside, other=0.0)
+        potential = beta_row * potential + _current(units, offsets, table, bias_row, row, columns, inside, size)
+        crossed = potential > threshold_row
+        second = tl.where(crossed & (first < num_steps) & (second == num_steps), step, second)
+        first = tl.where(crossed & (first == num_steps), step, first)
+        tl.store(membrane + row.to(tl.int64) * size + columns, potential, mask=inside)
+        if ESTIMATOR == 1:  # survival asks for nothing after the second crossing
+            stop = tl.where(tl.max(second, 0) < num_steps, 0, stop)
+        elif ESTIMATOR == 3:  # and masked for nothing after the first one
+            stop = tl.where(tl.max(first, 0) < num_steps, 0, stop)
+        step += 1
+
+    start = (sample * num_steps).to(tl.int64) * size
+    at_first = tl.load(grad + start + first * size + columns, mask=inside & (first < num_steps), other=0.0)
+    at_second = tl.load(grad + start + second * size + columns, mask=inside & (second < num_steps), other=0.0)
+    total = tl.zeros_like(beta_row)
+    ramp = tl.zeros_like(beta_row)
+    carry = tl.zeros_like(beta_row)
+    bias_sum = tl.zeros_like(beta_row)
+    beta_sum = tl.zeros_like(beta_row)
+    threshold_sum = tl.zeros_like(beta_row)
+    # Later steps may not be integrated: where they are not, their gradient is zero.
+    stored = step
+    step = num_steps - 1
+    while step >= 0:
+        at = (sample * num_steps + step).to(tl.int64) * size + columns
+        signal = tl.load(grad + at, mask=inside, other=0.0)
+        known = inside & (step < stored)
+        potential = tl.load(membrane + at, mask=known, other=0.0)
+        if ESTIMATOR == 0:
+            total += signal
+            ramp += total
+            signal = ramp
+        elif ESTIMATOR == 1:
+            signal = tl.where(step < first, signal - at_first, tl.where(step == first, at_first - at_second, 0.0))
+        elif ESTIMATOR == 2:
+            total += signal
+            signal = tl.where(step <= first, total, 0.0)
+        else:
+            signal = tl.where(step <= first, signal, 0.0)
+        signal = tl.where(learns, signal, 0.0) * _derivative(potential - threshold_row, height, scale, SURROGATE)
+        threshold_sum -= signal
+        carry = signal + beta_row * carry
+        before = tl.load(membrane + at - size, mask=known & (step > 0), other=0.0)
+        bias_sum += carry
+        beta_sum += carry * before
+        tl.store(grad + at, carry, mask=inside)
+        step -= 1
+    tl.store(grad_bias + sample * size + columns, bias_sum, mask=inside)
+    tl.store(grad_beta + sample * size + columns, beta_sum, mask=inside)
+    tl.store(grad_threshold + sample * size + columns, threshold_sum, mask=inside)
+
+
+@triton.jit(do_not_specialize=["size"])
+def _weight_gradient(starts, rows, grad_current, out, size, BLOCK: tl.constexpr):
+    """Add the rows of ``dL/dI`` of all events of one input unit to its row of the gradient table."""
+    unit = tl.program_id(0)
+    columns = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    inside = columns < size
+    total = tl.load(out + unit.to(tl.int64) * size + columns, mask=inside, other=0.0)
+    event = tl.load(starts + unit)
+    stop = tl.load(starts + unit + 1)
+    while event < stop:
+        row = tl.load(rows + event).to(tl.int64)
+        total += tl.load(grad_current + row * size + columns, mask=inside, other=0.0)
+        event += 1
+    tl.store(out + unit.to(tl.int64) * size + columns, total, mask=inside)
+
+
+# From tensors to kernels ----------------------------------------------------------------------------------------------
+
+
+class _Layer(NamedTuple):
+    """As the kernels read it: table ``[N_in, N_out]``, the others ``[N_out]``, the bias perhaps ``[T, N_out]``."""
+
+    table: Tensor
+    bias: Tensor
+    beta: Tensor
+    threshold: Tensor
+
+
+class Prepared(NamedTuple):
+    """What the backward pass takes over from the forward pass."""
+
+    events: EventBatch
+    hidden: list[_Layer]
+    readout: _Layer
+
+
+def _prepare(layer: LayerTensors) -> _Layer:
+    beta = layer.beta.detach().contiguous()
+    bias = torch.zeros_like(beta) if layer.bias is None else layer.bias.detach().contiguous()
+    threshold = beta if layer.threshold is None else layer.threshold.detach().contiguous()  # the readout reads none
+    return _Layer(layer.weight.detach().t().contiguous(), bias, beta, threshold)
+
+
+def _bias_stride(layer: _Layer) -> int:
+    """From the bias of a step to that of the next."""
+    return layer.bias.shape[1] if layer.bias.dim() == 2 else 0
+
+
+def _grid(samples: int, size: int) -> tuple[int, int]:
+    return samples, triton.cdiv(size, _BLOCK)
+
+
+def spike_events(times: Sequence[Tensor], num_steps: int) -> EventBatch:
+    """Spikes of hidden layers (first spike times ``[B, N]`` each, side by side) as events; none of negative times."""
+    joined = torch.cat(list(times), 1).long()
+    joined = torch.where(joined < 0, num_steps, joined)
+    samples, size = joined.shape
+    order = joined.argsort(dim=1, stable=True)
+    fired = joined.gather(1, order) < num_steps
+    counts = torch.zeros(samples, num_steps + 1, dtype=torch.int32, device=joined.device)
+    counts.scatter_add_(1, joined, torch.ones_like(joined, dtype=torch.int32))
+    offsets = torch.zeros(samples * num_steps + 1, dtype=torch.int32, device=joined.device)
+    offsets[1:] = counts[:, :num_steps].reshape(-1).cumsum(0)
+    return EventBatch(order[fired].int(), offsets, num_steps, size)
+
+
+def slice_events(events: EventBatch, low: int, high: int) -> EventBatch:
+    """The events of the samples from ``low`` to ``high``."""
+    offsets = events.offsets[low * events.num_steps : high * events.num_steps + 1]
+    begin, end = int(offsets[0]), int(offsets[-1])
+    return EventBatch(events.units[begin:end], offsets - begin, events.num_steps, events.num_units)
+
+
+def network_forward(
+    events: EventBatch,
+    hidden: Sequence[LayerTensors],
+    readout: LayerTensors,
+    skip: bool,
+    keep: Sequence[Tensor | None],
+) -> tuple[Tensor, list[Tensor], Prepared]:
+    """Readout membrane ``[B, T, C]`` and first spike times int32 ``[B, N]`` of every hidden layer.
+
+    Times are ``T`` for silent neurons and -1 where ``keep`` (bool ``[B, N]``, or None) leaves a neuron out.
+    """
+    num_steps, num_samples, _ = events.shape
+    prepared = Prepared(events, [_prepare(layer) for layer in hidden], _prepare(readout))
+    times: list[Tensor] = []
+    spikes = events
+    for layer, kept in zip(prepared.hidden, keep, strict=True):
+        size = len(layer.beta)
+        time = torch.empty(num_samples, size, dtype=torch.int32, device=events.device)
+        _first_times[_grid(num_samples, size)](
+            spikes.units, spikes.offsets, *layer, _bias_stride(layer), time, num_steps, size, **_OPTIONS
+        )
+        times.append(time if kept is None else torch.where(kept, time, -1))
+        spikes = spike_events(times if skip else times[-1:], num_steps)
+    size = len(readout.weight)
+    membrane = readout.weight.new_empty(num_samples, num_steps, size)
+    _readout_membrane[_grid(num_samples, size)](
+        spikes.units, spikes.offsets, *prepared.readout[:3], membrane, num_steps, size, **_OPTIONS
+    )
+    return membrane, times, prepared
+
+
+def network_backward(
+    prepared: Prepared,
+    hidden: Sequence[LayerTensors],
+    readout: LayerTensors,
+    skip: bool,
+    surrogate: Surrogate,
+    estimator: str,
+    times: Sequence[Tensor],
+    membrane: Tensor,
+    grad: Tensor,
+    grad_counts: Sequence[Tensor | None],
+    needs: Sequence[LayerTensors],
+) -> list[LayerTensors]:
+    """Gradients of every layer, the readout last; the arguments are those of the numba kernels."""
+    num_samples, num_steps, _ = grad.shape
+    layers = [*prepared.hidden, prepared.readout]
+    totals = [_Layer(*(torch.zeros_like(value) for value in layer)) for layer in layers]
+    # Below the lowest layer that learns nothing is left to do.
+    lowest = next(i for i, need in enumerate(needs) if any(need))
+    widest = max(len(layer.beta) for layer in layers)
+    chunk = max(1, _SCRATCH_BYTES // (num_steps * widest * grad.element_size()))
+    for low in range(0, num_samples, chunk):
+        high = min(low + chunk, num_samples)
+        done = [time[low:high] for time in times]
+        source = slice_events(prepared.events, low, high)
+        inputs = [source]
+        inputs += [spike_events(done[:i] if skip else done[i - 1 : i], num_steps) for i in range(1, len(layers))]
+        size = len(readout.weight)
+        current = torch.empty_like(grad[low:high])
+        shares = [grad.new_empty(high - low, size) for _ in range(2)]
+        _readout_backward[_grid(high - low, size)](
+            grad[low:high], membrane[low:high], prepared.readout.beta, current, *shares, num_steps, size, **_OPTIONS
+        )
+        _add(totals[-1], inputs[-1], current, [*shares, None], needs[-1])
+        above = {len(hidden): current}
+        for i in range(len(hidden) - 1, lowest - 1, -1):
+            size = len(layers[i].beta)
+            current = _gradient_of_spikes(i, layers, above, skip)
+            counts = grad_counts[i]
+            if counts is not None:
+                current += counts[low:high, None]
+            scratch = torch.empty_like(current)
+            shares = [grad.new_empty(high - low, size) for _ in range(3)]
+            bias_share: Tensor | None = shares[0]
+            _layer_backward[_grid(high - low, size)](
+                inputs[i].units,
+                inputs[i].offsets,
+                *layers[i],
+                _bias_stride(layers[i]),
+                done[i],
+                _shape(surrogate, grad),
+                current,
+                scratch,
+                *shares,
+                num_steps,
+                size,
+                ESTIMATOR=ESTIMATORS[estimator],
+                SURROGATE=SURROGATES[surrogate.kind],
+                **_OPTIONS,
+            )
+            if layers[i].bias.dim() == 2:
+                totals[i].bias.add_(current.sum(0))
+                bias_share = None
+            _add(totals[i], inputs[i], current, [bias_share, *shares[1:]], needs[i])
+            above[i] = current
+    return [
+        LayerTensors(
+            total.table.t() if need.weight else None,
+            *(value if wanted else None for value, wanted in zip(total[1:], need[1:], strict=True)),
+        )
+        for total, need in zip(totals, needs, strict=True)
+    ]
+
+
+def _gradient_of_spikes(i: int, layers: list[_Layer], above: dict[int, Tensor], skip: bool) -> Tensor:
+    """``dL/dS`` of hidden layer ``i``, ``[B, T, N]``: ``dL/dI`` of the layers that listen to it times their weights."""
+    begin = sum(len(layer.beta) for layer in layers[:i]) if skip else 0
+    rows = slice(begin, begin + len(layers[i].beta))
+    listeners = range(i + 1, len(layers)) if skip else [i + 1]
+    return reduce(torch.add, (above[k] @ layers[k].table[rows].t() for k in listeners))
+
+
+def _add(total: _Layer, inputs: EventBatch, current: Tensor, shares: list[Tensor | None], need: LayerTensors) -> None:
+    """Add the gradients of some samples to those of a layer: ``current = dL/dI`` and the shares of each sample."""
+    for value, share in zip(total[1:], shares, strict=True):
+        if share is not None:
+            value += share.sum(0)
+    if not need.weight:
+        return
+    order = torch.argsort(inputs.units, stable=True)
+    rows = inputs.bags()[order]
+    starts = torch.zeros(inputs.num_units + 1, dtype=torch.long, device=current.device)
+    starts[1:] = torch.bincount(inputs.units, minlength=inputs.num_units).cumsum(0)
+    size = current.shape[-1]
+    _weight_gradient[_grid(inputs.num_units, size)](starts, rows, current, total.table, size, **_OPTIONS)
+
+
+def _shape(surrogate: Surrogate, like: Tensor) -> Tensor:
+    """Height at the threshold and scale of the argument of a surrogate, as ``_derivative`` reads them."""
+    height, scale = 1.0, surrogate.slope
+    if surrogate.kind == "atan":
+        height, scale = scale / 2, scale * torch.pi / 2
+    return torch.tensor([height, scale], dtype=like.dtype, device=like.device)

@@ -1,0 +1,278 @@
+"""Checkpoints that survive a kill at any moment, and trainings that go on from them as if nothing had happened."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+import random
+import shutil
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.fabric.loggers.logger import rank_zero_experiment
+from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
+from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.loggers.csv_logs import ExperimentWriter
+
+from ss_lightning.errors import UsageError
+from ss_lightning.files import write_whole
+from ss_lightning.runs.folders import is_whole
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Writes a checkpoint whole or not at all, and reads plain values and tensors only, never pickled code."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
+        """Write beside ``path``, then rename.
+
+        Raises:
+            UsageError: the file cannot be written, for example because the disk is full; an older one is still whole.
+        """
+        path = Path(path)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            content = io.BytesIO()  # torch's own writer cannot say that a disk is full
+            torch.save(checkpoint, content)
+            with write_whole(path) as scratch:
+                scratch.write_bytes(content.getbuffer())
+        except OSError as error:
+            raise UsageError(
+                f"cannot write the checkpoint {path}: {error}. Make room there, or choose another place with "
+                "--trainer.default_root_dir DIR; the last checkpoint that could be written is whole"
+            ) from error
+
+    def load_checkpoint(
+        self, path: Any, map_location: Any = lambda storage, loc: storage, weights_only: bool | None = None
+    ) -> dict[str, Any]:
+        """Read with ``weights_only=True``, whatever the caller or the environment says."""
+        return torch.load(path, map_location=map_location, weights_only=True)
+
+
+class BestCheckpoint(ModelCheckpoint):
+    """Keeps the best checkpoints of a training, also of the part that another run began.
+
+    A resumed training has a folder of its own. What the run before has kept so far is copied there, so that the best is
+    the best of the whole training.
+    """
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Copy what was kept, and let the state in ``checkpoint`` speak of the copies."""
+        state = checkpoint.get("callbacks", {}).get(self.state_key)
+        if state is None or trainer.ckpt_path is None or self.dirpath is None:
+            return
+        source, target = Path(trainer.ckpt_path).parent, Path(self.dirpath)
+        kept = {}
+        for path, score in (state["best_k_models"] or {state["best_model_path"]: None}).items():
+            name = Path(path).name
+            # One that is younger than the checkpoint is of an epoch that is about to be trained again.
+            if name and _global_step(source / name) <= checkpoint["global_step"]:
+                kept[str(target / name)] = score
+                if trainer.is_global_zero:
+                    _copy(source / name, target / name)
+        checkpoint["callbacks"][self.state_key] = {**state, **self._kept_state(kept), "dirpath": self.dirpath}
+
+    def _kept_state(self, kept: dict[str, Any]) -> dict[str, Any]:
+        """The part of :meth:`state_dict` that follows from which checkpoints there are."""
+        scored = {path: float(score) for path, score in kept.items() if score is not None}
+        first, last = (max, min) if self.mode == "max" else (min, max)  # of equals the oldest, as the parent does it
+        best = first(scored, key=scored.__getitem__) if scored else next(iter(kept), "")
+        worst = last(scored, key=scored.__getitem__) if scored else ""
+        return {
+            "best_k_models": {path: kept[path] for path in scored},
+            "best_model_path": best,
+            "best_model_score": kept.get(best),
+            "kth_best_model_path": worst,
+            "kth_value": kept.get(worst, torch.tensor(-torch.inf if self.mode == "max" else torch.inf)),
+            "last_model_path": "",
+        }
+
+
+class LastCheckpoint(Checkpoint):
+    """Keeps ``last.ckpt``, from which a training goes on bit for bit.
+
+    It is written before the first epoch and after every epoch, once the epoch is over in every respect: metrics are
+    logged, schedulers have stepped. Whatever is random in an epoch follows from the seed and the number of the epoch
+    alone, so no state of a generator needs to be kept. A resumed training is given the metrics of the run before.
+
+    Args:
+        folder: where ``last.ckpt`` is kept.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / "last.ckpt"
+        self.seed: int | None = None
+        self._begun = 0
+        self._saved: dict[str, Any] = {}
+
+    def state_dict(self) -> dict[str, Any]:
+        """The seed."""
+        return {"seed": self.seed}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on with the seed of the run before."""
+        self.seed = state_dict["seed"]
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Take over from the run before: where it was, and its metrics up to there, logged once more.
+
+        Raises:
+            UsageError: the checkpoint holds weights only.
+        """
+        if not {"optimizer_states", "lr_schedulers"} <= checkpoint.keys():
+            raise UsageError(f"{trainer.ckpt_path} holds weights only: no training can go on from it. Use a last.ckpt")
+        self._saved = {
+            "optimizer": [group.keys() for state in checkpoint["optimizer_states"] for group in state["param_groups"]],
+            "lr_scheduler": [state.keys() for state in checkpoint["lr_schedulers"]],
+        }
+        if trainer.is_global_zero:  # for the case that there is nothing left to train
+            _copy(Path(str(trainer.ckpt_path)), self.path)
+        rows = list(metrics_before(Path(str(trainer.ckpt_path)).parent.parent, checkpoint["global_step"]))
+        for logger in trainer.loggers:
+            if isinstance(logger, CSVLogger):
+                for step, metrics in rows:
+                    logger.log_metrics(metrics, step)
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Refuse to load the state of another kind of optimizer or scheduler.
+
+        Raises:
+            UsageError: it is one; torch would take it and fail later, or not at all.
+        """
+        here = {
+            "optimizer": [group.keys() for optimizer in trainer.optimizers for group in optimizer.param_groups],
+            "lr_scheduler": [config.scheduler.state_dict().keys() for config in trainer.lr_scheduler_configs],
+        }
+        for kind, saved in self._saved.items():
+            # A scheduler adds "initial_lr" to the groups; whether there is one is compared by itself.
+            if [keys - {"initial_lr"} for keys in saved] != [keys - {"initial_lr"} for keys in here[kind]]:
+                raise UsageError(
+                    f"the checkpoint {trainer.ckpt_path} was trained with another {kind} than the config describes. "
+                    "Use the config.yaml of its own run (drop --config), or begin a new training (drop --ckpt_path)"
+                )
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Take the seed, the same in all processes."""
+        if self.seed is None:
+            self.seed = trainer.strategy.broadcast(torch.initial_seed())
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Seed the epoch, and keep what there is before it."""
+        assert self.seed is not None
+        seed_everything_of(self.seed, trainer.current_epoch, trainer.global_rank)
+        self._save(trainer, begun=1)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Keep the end."""
+        self._save(trainer, begun=0)
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """The trainer has counted the coming epoch as ready; a checkpoint between epochs knows only what is over."""
+        for count in ("current", "total"):
+            checkpoint["loops"]["fit_loop"]["epoch_progress"][count]["ready"] -= self._begun
+
+    def _save(self, trainer: Trainer, begun: int) -> None:
+        for logger in trainer.loggers:
+            logger.save()
+        self._begun = begun
+        trainer.save_checkpoint(self.path, weights_only=False)
+        self._begun = 0
+
+
+def seed_everything_of(seed: int, epoch: int, process: int) -> None:
+    """Seed all global generators for one epoch in one process."""
+    state = np.random.SeedSequence([seed % 2**64, epoch, process]).generate_state(3)
+    random.seed(int(state[0]))
+    np.random.seed(state[1])  # noqa: NPY002 - the global generator that others may use
+    torch.manual_seed(int(state[2]))
+
+
+class MetricsLogger(CSVLogger):
+    """CSVLogger whose file is never lost: Lightning's empties and rewrites it when a new metric comes.
+
+    The file is replaced by a whole one instead.
+    """
+
+    @property
+    @rank_zero_experiment
+    def experiment(self) -> Any:
+        """The writer of ``metrics.csv``."""
+        if self._experiment is None:
+            os.makedirs(self.root_dir, exist_ok=True)
+            self._experiment = _MetricsWriter(self.log_dir)
+        return self._experiment
+
+
+class _MetricsWriter(ExperimentWriter):
+    def _rewrite_with_new_header(self, fieldnames: list[str]) -> None:
+        path = Path(self.metrics_file_path)
+        with path.open(newline="") as file:
+            rows = list(csv.DictReader(file))
+        with write_whole(path) as scratch, scratch.open("w", newline="") as file:
+            writer = csv.DictWriter(file, fieldnames)
+            writer.writeheader()
+            writer.writerows(rows)
+
+
+def metrics_before(run: Path, global_step: int) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Step and metrics of the rows of a run's ``metrics.csv`` from before ``global_step``; none if there is no file."""
+    try:
+        file = (run / "metrics.csv").open(newline="")
+    except OSError:
+        return
+    with file:
+        for row in csv.DictReader(file):
+            # The last row of a run that was killed may be cut short; it is of a step that is trained again.
+            whole = None not in row.values() and row.get("step", "").isdecimal()
+            if whole and int(row["step"]) < global_step:
+                step = int(row.pop("step"))
+                yield step, {name: int(v) if v.isdecimal() else float(v) for name, v in row.items() if v}
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """Read a checkpoint without executing anything that may be in it.
+
+    Raises:
+        UsageError: the file is no checkpoint, is cut short, or holds more than tensors and plain values.
+    """
+    if zipfile.is_zipfile(path) and not is_whole(path):
+        raise UsageError(f"{path} is not a checkpoint that can be loaded: it is damaged, its checksums do not fit")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        reason = (
+            "it holds more than tensors and plain values, and loading that could run any code"
+            if "Unsupported" in str(error) or "GLOBAL" in str(error)
+            else "it may be cut short, or made by another program"
+        )
+        raise UsageError(f"{path} is not a checkpoint that can be loaded ({type(error).__name__}): {reason}") from error
+    needed = {"state_dict": dict, "global_step": int, "pytorch-lightning_version": str}
+    wrong = [name for name, kind in needed.items() if not isinstance(_get(content, name), kind)]
+    if wrong:
+        raise UsageError(f"{path} is not a checkpoint: it has no {wrong[0]}. Expected a .ckpt that fit wrote")
+    return content
+
+
+def _get(content: Any, name: str) -> Any:
+    return content.get(name) if isinstance(content, dict) else None
+
+
+def _global_step(path: Path) -> float:
+    """How far a checkpoint was trained; infinitely far if it is missing or broken."""
+    try:
+        return read_checkpoint(path)["global_step"]
+    except UsageError:
+        return float("inf")
+
+
+def _copy(source: Path, target: Path) -> None:
+    if source.resolve() != target.resolve():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with write_whole(target) as scratch:
+            shutil.copyfile(source, scratch)

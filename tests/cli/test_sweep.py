@@ -1,0 +1,326 @@
+import csv
+import re
+import zlib
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+import yaml
+
+from ss_lightning import UsageError
+from ss_lightning.cli import sweep as sweep_module
+from ss_lightning.cli.commands import main
+from ss_lightning.cli.lightning_cli import CommandLineCheck
+from ss_lightning.cli.sweep import TrialProgress, check, grid, make_pruner, read_sweep
+
+pytest.importorskip("optuna")
+
+ROOT = Path(__file__).parents[2]
+SWEEPS = sorted(path.relative_to(ROOT).as_posix() for path in ROOT.glob("configs/sweeps/*.yaml"))
+SMALL = [
+    "--data.num_train=48",
+    "--data.num_val=40",
+    "--data.num_test=40",
+    "--data.num_steps=20",
+    "--trainer.max_epochs=3",
+]
+COMMAND = ["${env}", "python", "-m", "ss_lightning", "fit", "--config", "configs/yinyang.yaml", "${args}"]
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    """A folder with the configs, as in a checkout."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("SS_LIGHTNING_RUN", raising=False)
+    (tmp_path / "configs").symlink_to(ROOT / "configs")
+    return tmp_path
+
+
+def write(method="random", parameters=None, path="sweep.yaml", **more):
+    parameters = parameters or {
+        "optimizer.init_args.lr": {"distribution": "log_uniform_values", "min": 0.0001, "max": 0.1},
+        "model.init_args.hidden": {"values": [[4], [8], [6, 4]]},
+    }
+    content = {
+        "method": method, "metric": {"name": "val/accuracy", "goal": "maximize"}, "parameters": parameters,
+        "command": COMMAND, **more,
+    }  # fmt: skip
+    Path(path).write_text(yaml.safe_dump(content))
+    return path
+
+
+def sweep(*arguments, small=True):
+    return main(["sweep", *map(str, arguments), *(SMALL if small else [])])
+
+
+def results(path):
+    with (Path(path) / "results.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """Trials that train nothing: their accuracy follows from their arguments."""
+
+    def run(arguments, folder, callbacks):
+        if "--model.init_args.hidden=[0]" in arguments:
+            raise UsageError("hidden must not be 0")
+        skill = zlib.crc32(repr([word for word in arguments if "init_args" in word]).encode()) / 2**32
+        trainer = SimpleNamespace(max_epochs=3, should_stop=False)
+        for trainer.current_epoch in range(3):
+            found = {"val/accuracy": skill * (trainer.current_epoch + 1) / 3, "val/spikes_per_sample": 10 * skill}
+            trainer.callback_metrics = {name: torch.tensor(value) for name, value in found.items()}
+            callbacks[0].on_train_epoch_end(trainer, None)
+            if trainer.should_stop:
+                break
+
+    monkeypatch.setattr(sweep_module, "run", run)
+    monkeypatch.setattr(sweep_module, "check", lambda *_: SimpleNamespace(trainer=SimpleNamespace(max_epochs=3)))
+
+
+class TestShippedFiles:
+    def test_every_method_and_data_set_is_there(self):
+        files = {path: read_sweep(Path(path)) for path in SWEEPS}
+        assert {file.method for file in files.values()} == {"grid", "random", "bayes"}
+        assert any(file.hyperband for file in files.values())
+        assert {Path(path).stem for path in files} == {"yinyang", "mnist", "fmnist", "shd"}
+
+    @pytest.mark.parametrize("path", SWEEPS)
+    def test_two_trials_on_small_data(self, path, folder, shd, idx):
+        shd.write_pair(folder / "data")
+        for name in ("MNIST", "FashionMNIST"):
+            idx.write_all(folder / "data", name, train=40)
+        small = SMALL[:3] if "yinyang" in path else []
+        assert sweep(path, "--trials=2", *small, "--data.num_steps=10", "--trainer.max_epochs=1", small=False) == 0
+        rows = results(f"runs/sweeps/{Path(path).stem}")
+        assert [row["state"] for row in rows] == ["complete", "complete"]
+        assert all(0 <= float(row["val/accuracy"]) <= 1 for row in rows)
+
+    @pytest.mark.parametrize("path", SWEEPS)
+    def test_the_command_that_wandb_builds_is_one_of_ours(self, path, folder, monkeypatch):
+        """W&B's agent expands the command; what it would start is parsed here."""
+        from wandb import wandb_agent
+        from wandb.sdk.launch.sweeps.utils import load_sweep_config
+
+        content = load_sweep_config(path)
+        started = []
+        monkeypatch.setattr(wandb_agent, "AgentProcess", lambda command, **_: started.append(command))
+        for name in ("WANDB_SWEEP_ID", "WANDB_RUN_ID", "WANDB_SWEEP_PARAM_PATH"):
+            monkeypatch.setenv(name, "x")
+        agent = wandb_agent.Agent.__new__(wandb_agent.Agent)
+        agent._sweep_command, agent._in_jupyter, agent._function = content["command"], False, None
+        agent._forward_signals, agent._run_processes = False, {}
+        for pick in (0, -1):
+            values = {
+                name: {"value": (given.get("values") or [given.get("min"), given.get("max")])[pick]}
+                for name, given in content["parameters"].items()
+            }
+            # At the end it asks the process that was not started.
+            with pytest.raises(AttributeError, match="last_sigterm_time"):
+                agent._command_run({"run_id": f"run{pick}", "program": None, "args": values})
+            command = started[-1]
+            assert command[:5] == ["/usr/bin/env", "python", "-m", "ss_lightning", "fit"]
+            config = CommandLineCheck(command[4:]).config["fit"]
+            for name, value in values.items():
+                assert config[name] == value["value"]
+            assert config.trainer.logger.class_path.endswith("WandbLogger")
+
+
+class TestSearch:
+    def test_grid_tries_every_point_once(self, quick, capsys):
+        hidden, sizes = [[4], [5], [6, 4]], {"min": 15, "max": 17}
+        path = write("grid", {"model.init_args.hidden": {"values": hidden}, "data.init_args.batch_size": sizes})
+        assert sweep(path) == 0
+        rows = results("runs/sweeps/sweep")
+        points = [(row["model.init_args.hidden"], row["data.init_args.batch_size"]) for row in rows]
+        assert sorted(points) == [(str(h), str(b)) for h in hidden for b in (15, 16, 17)]
+        printed = capsys.readouterr().out
+        assert len(re.findall(r"^\[\d/9\] trial \d  val/accuracy", printed, re.MULTILINE)) == 9
+        for name in ("results.csv", "results.md", "parallel_coordinates.png", "pareto.png"):
+            assert (Path("runs/sweeps/sweep") / name).stat().st_size > 100
+            assert f"runs/sweeps/sweep/{name}" in printed
+        assert "train with it" in printed
+
+    @pytest.mark.parametrize("method", ["grid", "random", "bayes"])
+    def test_an_interrupted_sweep_ends_with_the_table_of_one_left_alone(self, method, quick, monkeypatch):
+        parameters = {
+            "optimizer.init_args.lr": {"distribution": "log_uniform_values", "min": 0.0001, "max": 0.1},
+            "model.init_args.hidden": {"values": [[4], [8], [6, 4]]},
+        }
+        if method == "grid":
+            parameters["optimizer.init_args.lr"] = {"values": [0.1, 0.2, 0.3, 0.4, 0.5]}
+        path = write(method, parameters, early_terminate={"type": "hyperband", "min_iter": 1, "eta": 2})
+        assert sweep(path, "--trials=10", "--out=whole") == 0
+        assert {row["state"] for row in results("whole")} == {"complete", "stopped early"}
+
+        class Killed(BaseException):
+            pass
+
+        report = TrialProgress.on_train_epoch_end
+
+        def dying(self, trainer, pl_module):
+            report(self, trainer, pl_module)
+            if self.trial.number == victim:
+                raise Killed
+
+        for victim in (2, 7):
+            monkeypatch.setattr(TrialProgress, "on_train_epoch_end", dying)
+            with pytest.raises(Killed):
+                sweep(path, "--trials=10", "--out=killed")
+            assert len(results("killed")) == victim
+        monkeypatch.setattr(TrialProgress, "on_train_epoch_end", report)
+        assert sweep(path, "--trials=10", "--out=killed") == 0
+        for name in ("results.csv", "results.md"):
+            assert (Path("whole") / name).read_text() == (Path("killed") / name).read_text()
+        # Asking again for what is there trains nothing.
+        monkeypatch.setattr(sweep_module, "run", None)
+        assert sweep(path, "--trials=10", "--out=killed") == 0
+
+    def test_ctrl_c(self, monkeypatch, capsys):
+        def stop(self, trainer, pl_module):
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(TrialProgress, "on_train_epoch_end", stop)
+        assert sweep(write(), "--trials=2") == 130
+        assert "the same command goes on from here" in capsys.readouterr().out
+
+    @pytest.mark.parametrize(("goal", "best"), [("maximize", max), ("minimize", min)])
+    def test_a_trial_reports_its_best_so_far_and_stops_when_told(self, goal, best):
+        class Trial:
+            reported = []  # noqa: RUF012
+
+            def report(self, value, step):
+                self.reported.append(value)
+
+            def should_prune(self):
+                return len(self.reported) == 4
+
+        progress = TrialProgress(Trial(), "loss", goal)
+        values = [0.3, 0.5, 0.1, 0.4, 0.9]
+        trainer = SimpleNamespace(max_epochs=9, should_stop=False)
+        for trainer.current_epoch, value in enumerate(values):
+            trainer.callback_metrics = {"loss": torch.tensor(value)}
+            progress.on_train_epoch_end(trainer, None)
+            if trainer.should_stop:
+                break
+        assert Trial.reported[-4:] == pytest.approx([best(values[: n + 1]) for n in range(4)])
+        assert progress.pruned
+        assert progress.epochs == 4
+        Trial.reported.clear()
+
+    def test_a_trial_that_fails_does_not_end_the_sweep(self, quick, capsys):
+        path = write("grid", {"model.init_args.hidden": {"values": [[4], [0]]}})
+        assert sweep(path) == 0
+        rows = results("runs/sweeps/sweep")
+        assert sorted(row["state"] for row in rows) == ["complete", "failed"]
+        assert "failed: hidden must not be 0" in capsys.readouterr().out
+        assert "| failed |" in (Path("runs/sweeps/sweep/results.md")).read_text().splitlines()[-1]
+
+
+class TestMistakes:
+    """All of them before the first trial."""
+
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            ({"method": "genetic"}, "method is 'genetic'; expected one of grid, random, bayes"),
+            ({"metric": {"name": "val/accuracy"}}, "expected a name, such as val/accuracy, and a goal"),
+            ({"parameters": {"a": 3}}, "sweep.yaml: a: expected value, values, or min and max"),
+            ({"parameters": {"a": {"min": 2, "max": 1}}}, "min <= max"),
+            ({"parameters": {"a": {"distribution": "beta"}}}, "distribution is beta; expected one of constant"),
+            ({"parameters": {"a": {"distribution": "log_uniform_values", "min": 0, "max": 1}}}, "must be above 0"),
+            ({"command": ["python", "train.py", "${args}"]}, "command: [${env}, python, -m, ss_lightning, fit"),
+            ({"early_terminate": {"type": "median"}}, "early_terminate needs type: hyperband"),
+            ({"paramters": {}}, "unknown key paramters"),
+            ({"parameters": {"model.init_args.hiddn": {"values": [[3]]}}}, "Did you mean hidden?"),
+            ({"parameters": {"optimizer.init_args.lr": {"values": [0.1, "fast"]}}}, "optimizer.init_args.lr = fast"),
+            ({"parameters": {"model.init_args.neuron": {"values": ["single", "double"]}}}, "neuron = double"),
+            ({"parameters": {"trainer.max_epoch": {"value": 3}}}, "Did you mean trainer.max_epochs?"),
+        ],
+    )
+    def test_in_the_file(self, change, message, capsys):
+        assert sweep(write(**change), "--trials=1") == 2
+        error = capsys.readouterr().err
+        assert message in error
+        assert "Traceback" not in error
+        assert not list(Path("runs").glob("**/trial_*"))
+
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            ([], "say how many trials to run: --trials N"),
+            (["--trials=0"], "--trials is 0"),
+            (["--trials=two"], "invalid int value"),
+            (["--trials=1", "--data.num_trian=3"], "unknown key data.num_trian"),
+            (["--trials=1", "--model.init_args.hidden=[3]"], "varies model.init_args.hidden already"),
+        ],
+    )
+    def test_on_the_command_line(self, arguments, message, capsys):
+        assert sweep(write(), *arguments) == 2
+        assert message in capsys.readouterr().err
+
+    @pytest.mark.parametrize("content", [None, "- a list\n", "a: [\n"])
+    def test_no_sweep_file(self, content, capsys):
+        if content is not None:
+            Path("bad.yaml").write_text(content)
+        assert sweep("bad.yaml", "--trials=1") == 2
+        assert "bad.yaml" in capsys.readouterr().err
+
+    def test_a_metric_that_is_not_logged(self, capsys):
+        path = write(metric={"name": "val/acc", "goal": "maximize"})
+        assert sweep(path, "--trials=3") == 2
+        assert "searches by val/acc, which is not logged; logged are" in capsys.readouterr().err
+
+    def test_several_devices(self, capsys):
+        devices = ["--trainer.accelerator=cpu", "--trainer.devices=2", "--trainer.strategy=ddp"]
+        assert sweep(write(), "--trials=2", *devices) == 2
+        assert "one of many trainings cannot be spread over 2 devices" in capsys.readouterr().err
+
+    def test_another_sweep_in_the_same_folder(self, quick, capsys):
+        assert sweep(write(), "--trials=1") == 0
+        assert sweep(write("bayes"), "--trials=1") == 2
+        assert "holds trials of another sweep (its sweep differed)" in capsys.readouterr().err
+
+    def test_two_at_once(self, capsys):
+        from filelock import FileLock
+
+        Path("busy").mkdir()
+        with FileLock("busy/.lock"):
+            assert sweep(write(), "--trials=1", "--out=busy") == 2
+        assert "another process is running the sweep in busy" in capsys.readouterr().err
+
+    def test_a_grid_without_end(self):
+        with pytest.raises(UsageError, match="a grid needs values"):
+            grid(read_sweep(Path(write("grid", {"model.init_args.tau_hidden_ms": {"min": 1.0, "max": 2.0}}))))
+
+
+def test_values_as_wandb_means_them():
+    path = write("grid", {
+        "data.init_args.num_steps": {"min": 10, "max": 12},
+        "model.init_args.tau_hidden_ms": {"distribution": "q_uniform", "min": 1.0, "max": 2.0, "q": 0.5},
+        "model.init_args.hidden": {"values": [[3], [4, 5]]},
+        "model.init_args.skip": {"value": True},
+    })  # fmt: skip
+    space = read_sweep(Path(path))
+    assert grid(space) == {
+        "data.init_args.num_steps": [10, 11, 12],
+        "model.init_args.tau_hidden_ms": [1.0, 1.5, 2.0],
+        "model.init_args.hidden": ["[3]", "[4, 5]"],
+        "model.init_args.skip": [True],
+    }
+    assert check(space, []).model.init_args.hidden == [120]
+
+
+def test_hyperband_takes_both_forms():
+    for given in ({"min_iter": 3, "eta": 3}, {"max_iter": 27, "s": 2, "eta": 3}):
+        pruner = make_pruner(read_sweep(Path(write(early_terminate={"type": "hyperband", **given}))), 27)
+        assert (pruner._min_resource, pruner._max_resource, pruner._reduction_factor) == (3, 27, 3)
+    with pytest.raises(UsageError, match=r"needs trainer\.max_epochs"):
+        make_pruner(read_sweep(Path("sweep.yaml")), -1)
+
+
+def test_optuna_is_needed_only_here(monkeypatch, capsys):
+    monkeypatch.setitem(__import__("sys").modules, "optuna", None)
+    assert main(["sweep", write(), "--trials=1"]) == 2
+    assert 'pip install "ss-lightning[sweep]"' in capsys.readouterr().err

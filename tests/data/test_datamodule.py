@@ -1,0 +1,232 @@
+import ast
+import inspect
+import warnings
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from jsonargparse import ArgumentParser
+from lightning import LightningDataModule
+
+import ss_lightning.data
+from ss_lightning.data import (
+    CIFAR10Data,
+    EventData,
+    EventDataModule,
+    FashionMNISTData,
+    MNISTData,
+    NMNISTData,
+    SHDData,
+    SSCData,
+    YinYangData,
+)
+from ss_lightning.data.datamodule import EvaluationSampler, even_batch_size, split_off
+from ss_lightning.errors import UsageError
+
+GRID = {"num_steps": 25, "step_ms": 2.0}
+FROM_CONFIG = [YinYangData, MNISTData, FashionMNISTData, CIFAR10Data, NMNISTData, SHDData, SSCData]
+
+
+@pytest.fixture
+def data(recordings):
+    def make(**kwargs):
+        options = {**GRID, "batch_size": 5, "val_fraction": 0.25, **kwargs}
+        return EventData.from_arrays(train=recordings(30), test=recordings(11, seed=1), num_units=7, **options)
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"num_steps": 0}, "num_steps is 0; expected a whole number, 1 or more"),
+        ({"num_steps": 2.5}, "num_steps is 2.5"),
+        ({"num_steps": True}, "num_steps is True"),
+        ({"step_ms": 0}, "step_ms is 0; expected a number greater than 0"),
+        ({"step_ms": -1.0}, "step_ms is -1.0"),
+        ({"step_ms": float("nan")}, "step_ms is nan"),
+        ({"step_ms": float("inf")}, "step_ms is inf"),
+        ({"step_ms": "2"}, "step_ms is '2'"),
+        ({"batch_size": 0}, "batch_size is 0"),
+        ({"num_workers": -1}, "num_workers is -1; expected a whole number, 0 or more"),
+        ({"binning": "sum"}, "binning is 'sum'; expected 'binary' or 'count'"),
+        ({"input": "sparse"}, "input is 'sparse'; expected 'events' or 'dense'"),
+    ],
+)
+def test_arguments_are_checked(arguments, words):
+    with pytest.raises(UsageError, match=words):
+        EventDataModule(**{**GRID, **arguments})
+
+
+def test_training_batches_are_shuffled_and_complete(data):
+    module = data()
+    loader = module.train_dataloader()
+    expected = module.dataset(module.splits.train).__getitems__(range(22))
+
+    def epoch():
+        batches = list(loader)
+        assert [len(labels) for _, labels in batches] == [5, 5, 5, 5, 2]
+        return torch.cat([events.events_per_sample() for events, _ in batches]).tolist()
+
+    first, second = epoch(), epoch()
+    assert first != second
+    assert sorted(first) == sorted(second) == sorted(expected[0].events_per_sample().tolist())
+
+
+def test_evaluation_batches_keep_their_order(data):
+    module = data()
+    for loader, part in (
+        (module.val_dataloader(), module.splits.val),
+        (module.test_dataloader(), module.splits.test),
+        (module.predict_dataloader(), module.splits.test),
+    ):
+        events, labels = module.dataset(part).__getitems__(range(len(part)))
+        batches = list(loader)
+        assert torch.cat([labels for _, labels in batches]).tolist() == labels.tolist()
+        assert torch.equal(torch.cat([e.to_dense() for e, _ in batches], 1), events.to_dense())
+
+
+@pytest.mark.parametrize("input", ["events", "dense"])
+def test_workers_change_nothing(data, input):
+    def batches(num_workers):
+        torch.manual_seed(0)
+        loader = data(num_workers=num_workers, input=input).train_dataloader()
+        return [batch for _ in range(2) for batch in loader]
+
+    alone, helped = batches(0), batches(2)
+    assert len(alone) == len(helped) == 10
+    for (one, one_labels), (two, two_labels) in zip(alone, helped, strict=True):
+        assert torch.equal(one_labels, two_labels)
+        if input == "dense":
+            assert torch.equal(one, two)
+        else:
+            assert torch.equal(one.units, two.units)
+            assert torch.equal(one.offsets, two.offsets)
+            assert one.shape == two.shape
+
+
+def test_late_events_are_announced_once(data):
+    module = data(num_steps=10)
+    with pytest.warns(UserWarning, match=r"\d\d\.\d% of the training events.*num_steps=10.*Raise"):
+        module.prepare_data()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        module.setup("fit")
+        module.train_dataloader()
+
+
+def test_a_grid_that_holds_all_events_is_silent(data):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        data(num_steps=25).setup("fit")
+
+
+def test_the_data_are_prepared_once(data):
+    module = data()
+    splits, module.load_splits = module.load_splits(), None
+    module._splits = splits
+    module.prepare_data()
+    module.setup("fit")
+    assert module.num_classes == 3
+    assert module.splits is splits
+
+
+def test_split_off_parts_are_disjoint_and_complete():
+    kept, held_out = split_off(101, 0.25, seed=3)
+    assert len(held_out) == 25
+    assert sorted([*kept, *held_out]) == list(range(101))
+    assert (split_off(101, 0.25, seed=3)[1] == held_out).all()
+    assert (split_off(101, 0.25, seed=4)[1] != held_out).any()
+
+
+# Several devices --------------------------------------------------------------------------------------------
+
+
+def on_device(module, rank, world_size):
+    module.trainer = SimpleNamespace(world_size=world_size, global_rank=rank)
+    return module
+
+
+@pytest.mark.parametrize(("world_size", "batch_size"), [(2, 5), (3, 1), (2, 3), (4, 2), (11, 2)])
+def test_evaluation_on_several_devices_repeats_nothing(data, world_size, batch_size):
+    loaders = [on_device(data(batch_size=batch_size), rank, world_size).test_dataloader() for rank in range(world_size)]
+    whole = data().dataset(data().splits.test).__getitems__(range(11))[0].to_dense()
+    assert len({len(list(loader)) for loader in loaders}) == 1  # no process waits for another
+    seen = [index for loader in loaders for index in loader.sampler]
+    assert sorted(seen) == list(range(11))
+    parts = [torch.cat([events.to_dense() for events, _ in loader], 1) for loader in loaders]
+    assert torch.equal(torch.cat(parts, 1), whole[:, seen])
+
+
+def test_every_process_has_as_many_batches_as_the_others():
+    for num_samples in range(1, 60):
+        for replicas in range(1, min(num_samples, 6) + 1):
+            for wanted in (1, 2, 3, 4, 7, 12, 100):
+                size = even_batch_size(num_samples, replicas, wanted)
+                shares = [len(range(rank, num_samples, replicas)) for rank in range(replicas)]
+                assert len({-(-share // size) for share in shares}) == 1
+    assert even_batch_size(251, 2, 128) == 128
+    assert even_batch_size(257, 2, 128) == 127
+
+
+def test_fewer_samples_than_devices_are_refused(data):
+    with pytest.raises(UsageError, match="11 samples cannot be shared among 12 devices"):
+        on_device(data(), 0, 12).test_dataloader()
+
+
+def test_lightning_leaves_the_sampler_alone():
+    assert issubclass(EvaluationSampler, torch.utils.data.DistributedSampler)
+
+
+# Command line -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", FROM_CONFIG)
+def test_every_argument_can_come_from_a_config(kind):
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_subclass_arguments(LightningDataModule, "data")
+    arguments = {"num_steps": 10, "step_ms": 4, "batch_size": 32, "binning": "count", "input": "dense"}
+    arguments |= {"num_workers": 1, "pin_memory": True}
+    config = parser.parse_object({"data": {"class_path": f"ss_lightning.data.{kind.__name__}", "init_args": arguments}})
+    instantiate = getattr(parser, "instantiate", parser.instantiate_classes)  # the name since 4.49
+    module = instantiate(config).data
+    assert type(module) is kind
+    assert {name: getattr(module, name) for name in arguments} == arguments
+
+
+@pytest.mark.parametrize("kind", [*FROM_CONFIG, EventDataModule])
+def test_help_explains_every_argument(kind):
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(kind, "data")
+    explained = {action.dest: action.help for action in parser._actions}
+    names = {name for cls in (kind, EventDataModule) for name in inspect.signature(cls).parameters}
+    assert len(names - {"kwargs"}) >= 7
+    for name in names - {"kwargs"}:
+        assert explained[f"data.{name}"], f"{name} has no help"
+
+
+def test_data_imports_no_model_and_nothing_slow():
+    for path in Path(ss_lightning.data.__file__).parent.glob("*.py"):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        everywhere, on_import = set(), set()
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Import):
+                names = {alias.name for alias in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                names = {node.module}
+            else:
+                continue
+            everywhere |= names
+            if node in tree.body:
+                on_import |= names
+        inside = {name for name in everywhere if name.startswith("ss_lightning")}
+        allowed = ("ss_lightning.data", "ss_lightning.errors", "ss_lightning.events")
+        assert all(name.startswith(allowed) for name in inside), path
+        assert not {name.split(".")[0] for name in on_import} & {"tonic", "torchvision", "numba"}, path
+
+
+def test_public_names_exist():
+    assert all(hasattr(ss_lightning.data, name) for name in ss_lightning.data.__all__)
+    assert np.all(np.sort(ss_lightning.data.__all__) == ss_lightning.data.__all__)
