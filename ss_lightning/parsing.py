@@ -1,33 +1,34 @@
-"""What a person reads when the command line or a config cannot be parsed: the key, the fault, the nearest right key."""
+"""What a person reads when a command line or a config cannot be parsed: the key, the fault, the nearest right key."""
 
 from __future__ import annotations
 
+import argparse
 import difflib
-import os
 import re
 from argparse import ArgumentError
-from collections import Counter
 from collections.abc import Iterable
-from pathlib import Path
+from typing import Any
 
-import yaml
 from jsonargparse import ArgumentParser, Namespace
 
 from ss_lightning.errors import DataError, UsageError
 
 _KEY = re.compile(r'Parser key "([^"]+)"')
+
+
 _CLASS = re.compile(r"Problem with given class_path '([^']+)'")
+
+
 _UNKNOWN = re.compile(r"(?:Option|does not accept option) '([^']+)'|unrecognized arguments: --([^\s=]+)")
+
+
 _TYPE = re.compile(r"<class '(?:\w+\.)*(\w+)'>")
-_MOST_NODES = 100_000
-# A config may name classes of these, and of those that this variable lists.
-_MODULES = ("lightning", "snntorch", "ss_lightning", "torch", "torchmetrics")
-MODULES_VARIABLE = "SS_LIGHTNING_MODULES"
-_IMPORT_PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+")
+
+
 _NO_CLASS = re.compile(r"module '([\w.]+)' has no attribute '(\w+)'")
 
 
-def explain(error: BaseException, known_keys: Iterable[str]) -> str:
+def explain_parser_error(error: BaseException, known_keys: Iterable[str]) -> str:
     """One clear message from the nested ones of the parser.
 
     Args:
@@ -54,7 +55,7 @@ def explain(error: BaseException, known_keys: Iterable[str]) -> str:
     return core
 
 
-def innermost(error: BaseException) -> BaseException:
+def innermost_error(error: BaseException) -> BaseException:
     """The first of a chain of errors that was written for a person, or else its root."""
     chain = list(_chain(error))
     return next((e for e in chain if type(e) in (DataError, UsageError)), chain[-1])
@@ -80,69 +81,7 @@ def suggestion(name: str, known: Iterable[str]) -> str:
     return f" Did you mean {near[0]}?" if near else " --help lists what there is."
 
 
-def check_config(path: Path) -> None:
-    """Look at a YAML file before it is read: it may be of someone else, and reading it imports the classes it names.
-
-    Raises:
-        UsageError: it refers to itself, is too large or too deep, has a key twice, of which one would be lost, or names
-            something of a module that is not allowed.
-    """
-    try:
-        root = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
-        size = _expanded_size(root, {}, path)
-    except RecursionError as error:
-        raise UsageError(f"{path}: nested too deeply to be a config") from error
-    except (OSError, UnicodeDecodeError, yaml.YAMLError):
-        return  # the parser will say what is wrong
-    if size > _MOST_NODES:
-        raise UsageError(f"{path}: too large to be a config, its aliases stand for {size:,} values")
-    allowed = {*_MODULES, *os.environ.get(MODULES_VARIABLE, "").replace(",", " ").split()}
-    for node in _scalars(root):
-        module = node.value.partition(".")[0]
-        if _IMPORT_PATH.fullmatch(node.value) and module not in allowed and not Path(node.value).exists():
-            raise UsageError(
-                f"{path}, line {node.start_mark.line + 1}: {node.value} is not of a module that a config may name "
-                f"({', '.join(sorted(allowed))}). If you trust it: {MODULES_VARIABLE}={module}, or name it on the "
-                "command line"
-            )
-
-
-def _scalars(node: yaml.Node | None) -> Iterable[yaml.ScalarNode]:
-    """All values below a node that could be the name of something to import."""
-    if isinstance(node, yaml.ScalarNode) and node.tag == "tag:yaml.org,2002:str":
-        yield node
-    elif isinstance(node, yaml.SequenceNode):
-        for child in node.value:
-            yield from _scalars(child)
-    elif isinstance(node, yaml.MappingNode):
-        for _, child in node.value:
-            yield from _scalars(child)
-
-
-def _expanded_size(node: yaml.Node | None, sizes: dict[int, int | None], path: Path) -> int:
-    """How many values a node holds once all aliases are replaced by what they stand for."""
-    if id(node) in sizes:
-        size = sizes[id(node)]
-        if size is None:
-            line = node.start_mark.line + 1 if node else 0
-            raise UsageError(f"{path}, line {line}: this refers to itself (an alias *name inside of its &name)")
-        return size
-    sizes[id(node)] = None
-    children: list[yaml.Node] = []
-    if isinstance(node, yaml.SequenceNode):
-        children = node.value
-    elif isinstance(node, yaml.MappingNode):
-        children = [part for pair in node.value for part in pair]
-        keys = Counter(key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode))
-        if twice := [key for key, count in keys.items() if count > 1 and key != "<<"]:
-            line = next(key.start_mark.line + 1 for key, _ in reversed(node.value) if key.value == twice[0])
-            raise UsageError(f"{path}, line {line}: the key {twice[0]} is there already. Keep one of the two")
-    total = 1 + sum(_expanded_size(child, sizes, path) for child in children)
-    sizes[id(node)] = total
-    return total
-
-
-def parse(parser: ArgumentParser, arguments: list[str]) -> Namespace:
+def parse_arguments(parser: ArgumentParser, arguments: list[str]) -> Namespace:
     """Parse the arguments of a subcommand.
 
     Raises:
@@ -151,4 +90,21 @@ def parse(parser: ArgumentParser, arguments: list[str]) -> Namespace:
     try:
         return parser.parse_args(arguments)
     except ArgumentError as error:
-        raise UsageError(explain(error, [action.dest for action in parser._actions])) from error
+        raise UsageError(explain_parser_error(error, [action.dest for action in parser._actions])) from error
+
+
+class WordsParser(argparse.ArgumentParser):
+    """A parser for a command that passes words it does not know on to every training.
+
+    Args:
+        command: the word of the command.
+        options: as for :class:`argparse.ArgumentParser`.
+    """
+
+    def __init__(self, command: str, **options: Any) -> None:
+        self.command = command
+        super().__init__(prog=f"python -m ss_lightning {command}", allow_abbrev=False, **options)
+
+    def error(self, message: str) -> Any:
+        """Leave the message to the command line."""
+        raise UsageError(f"{self.command}: {message}")

@@ -13,9 +13,11 @@ from jsonargparse import ArgumentParser
 
 from ss_lightning.benchmark.cells import Cell, cells
 from ss_lightning.benchmark.contenders import contenders
-from ss_lightning.benchmark.measure import Timing, machine, peak_memory, time_cell
+from ss_lightning.benchmark.measure import Timing, peak_memory, time_cell
 from ss_lightning.errors import UsageError
-from ss_lightning.parsing import parse
+from ss_lightning.files import write_whole
+from ss_lightning.parsing import parse_arguments
+from ss_lightning.runs.machine import machine
 
 COLUMNS = ["suite", "cell", "batch", "steps", "sizes", "density", "contender", "status", "rounds"]
 COLUMNS += ["median_ms", "min_ms", "max_ms", "peak_mib"]
@@ -51,7 +53,8 @@ def benchmark(
     ]
     torch.set_num_threads(threads)
     out.mkdir(parents=True, exist_ok=True)
-    print(f"{machine()}; {threads} thread{'s' * (threads > 1)}, median of {rounds} rounds", flush=True)
+    where = f"{machine()}, torch {torch.__version__}; {threads} thread{'s' * (threads > 1)}"
+    print(f"{where}, median of {rounds} rounds", flush=True)
     suites = ["neuron", "layer", "step", "scale"] if suite == "all" else [suite]
     rows: list[tuple[Cell, Timing, float]] = []
     for name in suites:
@@ -92,8 +95,7 @@ def print_cell(cell: Cell, timings: Sequence[Timing], peaks: Sequence[float]) ->
 
 def write_csv(path: Path, rows: Sequence[tuple[Cell, Timing, float]]) -> None:
     """All measurements so far, one row for each contender and cell."""
-    partial = path.with_suffix(".partial")
-    with partial.open("w", newline="") as file:
+    with write_whole(path) as scratch, scratch.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(COLUMNS)
         for cell, timing, peak in rows:
@@ -103,7 +105,6 @@ def write_csv(path: Path, rows: Sequence[tuple[Cell, Timing, float]]) -> None:
             job = [cell.suite, cell.name, cell.batch, cell.steps, sizes, density]
             numbers = [f"{x:.4g}" for x in (*(1e3 * s for s in spread), peak)]
             writer.writerow([*job, timing.contender, timing.status, len(timing.seconds), *numbers])
-    partial.replace(path)
 
 
 def draw(rows: Sequence[tuple[Cell, Timing, float]], path: Path) -> None:
@@ -139,6 +140,6 @@ def main(arguments: list[str]) -> int:
     """Parse the arguments and run the benchmark."""
     parser = ArgumentParser(prog="python -m ss_lightning benchmark", exit_on_error=False)
     parser.add_function_arguments(benchmark)
-    options = parse(parser, arguments)
+    options = parse_arguments(parser, arguments)
     benchmark(**options.as_dict())
     return 0
