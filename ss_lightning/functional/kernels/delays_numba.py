@@ -137,6 +137,19 @@ def _write_columns(dense, b, left, count, rows, at):
             dense[t, b, left + j] = rows[j, at + t]
 
 
+@jit
+def _scaled_two(bump, n, i, k, scale):
+    """The heights of the taps ``k`` and ``k + 1`` of a synapse, times ``scale``."""
+    return scale * bump[n, i, k], scale * bump[n, i, k + 1]
+
+
+@jit
+def _scaled_eight(bump, n, i, k, scale):
+    """The heights of the taps ``k .. k + 7`` of a synapse, times ``scale``."""
+    early = _scaled_two(bump, n, i, k, scale) + _scaled_two(bump, n, i, k + 2, scale)
+    return early + _scaled_two(bump, n, i, k + 4, scale) + _scaled_two(bump, n, i, k + 6, scale)
+
+
 @jit_fused
 def _add_two_taps(total, row, x0, x1):
     for t in range(total.shape[0]):
@@ -157,21 +170,10 @@ def _correlate(total, late, j, first, bump, n, i, scale):
     taps = bump.shape[2]
     k = 0
     while k + 8 <= taps:
-        _add_eight_taps(
-            total,
-            late[j, first + k :],
-            scale * bump[n, i, k],
-            scale * bump[n, i, k + 1],
-            scale * bump[n, i, k + 2],
-            scale * bump[n, i, k + 3],
-            scale * bump[n, i, k + 4],
-            scale * bump[n, i, k + 5],
-            scale * bump[n, i, k + 6],
-            scale * bump[n, i, k + 7],
-        )
+        _add_eight_taps(total, late[j, first + k :], *_scaled_eight(bump, n, i, k, scale))
         k += 8
     while k < taps:
-        _add_two_taps(total, late[j, first + k :], scale * bump[n, i, k], scale * bump[n, i, k + 1])
+        _add_two_taps(total, late[j, first + k :], *_scaled_two(bump, n, i, k, scale))
         k += 2
 
 
@@ -334,26 +336,12 @@ def _scatter(row, rows, scales, start, stop, first, bump, n, i, weight):
     taps = bump.shape[2]
     k = 0
     while k + 8 <= taps:
-        _scatter_eight(
-            row,
-            rows,
-            scales,
-            start,
-            stop,
-            np.uint64(first + k),
-            weight * bump[n, i, k],
-            weight * bump[n, i, k + 1],
-            weight * bump[n, i, k + 2],
-            weight * bump[n, i, k + 3],
-            weight * bump[n, i, k + 4],
-            weight * bump[n, i, k + 5],
-            weight * bump[n, i, k + 6],
-            weight * bump[n, i, k + 7],
-        )
+        heights = _scaled_eight(bump, n, i, k, weight)
+        _scatter_eight(row, rows, scales, start, stop, np.uint64(first + k), *heights)
         k += 8
     while k < taps:
-        x0, x1 = weight * bump[n, i, k], weight * bump[n, i, k + 1]
-        _scatter_two(row, rows, scales, start, stop, np.uint64(first + k), x0, x1)
+        pair = _scaled_two(bump, n, i, k, weight)
+        _scatter_two(row, rows, scales, start, stop, np.uint64(first + k), *pair)
         k += 2
 
 
