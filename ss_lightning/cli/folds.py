@@ -348,7 +348,7 @@ def main(arguments: list[str]) -> int:
     parser = _Parser(
         prog="python -m ss_lightning folds",
         description="Leave speakers out in turn: train on all others, of both files of the data (of the training file "
-        "alone with --data.spare_test_file true), and test the last checkpoint on those left out. The same command "
+        "alone with --data.exclude_test_file true), and test the last checkpoint on those left out. The same command "
         "again goes on with folds that were stopped.",
         epilog="All other arguments go to every training, as for fit: --config configs/shd.yaml --data.root data. No "
         "speakers are kept for validation unless data.val_speakers is given (null here: a sixth of the others).",

@@ -21,7 +21,7 @@ from typing import TypeVar
 import numpy as np
 import torch
 
-from ss_lightning.data.arguments import fraction, number, whole_number
+from ss_lightning.data.argument_checks import checked_fraction, checked_number, checked_whole_number
 from ss_lightning.data.binning import compiled
 from ss_lightning.data.store import EventStore
 from ss_lightning.errors import UsageError
@@ -69,12 +69,12 @@ class EventAugmentation:
     blend: float = 0.0
 
     def __post_init__(self) -> None:
-        whole_number("augment.unit_shift", self.unit_shift, least=0)
+        checked_whole_number("augment.unit_shift", self.unit_shift, least=0)
         for name in ("time_stretch", "time_shift_ms", "jitter_ms"):
-            number(f"augment.{name}", getattr(self, name))
-        fraction("augment.unit_dropout", self.unit_dropout)
-        fraction("augment.loudness", self.loudness)
-        number("augment.blend", self.blend, most=1)
+            checked_number(f"augment.{name}", getattr(self, name))
+        checked_fraction("augment.unit_dropout", self.unit_dropout)
+        checked_fraction("augment.loudness", self.loudness)
+        checked_number("augment.blend", self.blend, most=1)
 
 
 UNCHANGED = EventAugmentation()
@@ -99,8 +99,8 @@ class ImageAugmentation:
     erase: float = 0.0
 
     def __post_init__(self) -> None:
-        whole_number("augment.shift", self.shift, least=0)
-        number("augment.erase", self.erase, most=1)
+        checked_whole_number("augment.shift", self.shift, least=0)
+        checked_number("augment.erase", self.erase, most=1)
 
 
 UNCHANGED_IMAGES = ImageAugmentation()
@@ -334,7 +334,7 @@ class EventAugmenter:
         samples: np.ndarray,
         *,
         step_ms: float,
-        unit_bin: int = 1,
+        units_per_input: int = 1,
     ) -> None:
         """Group the samples by class, for blending.
 
@@ -343,12 +343,12 @@ class EventAugmenter:
             store: The data.
             samples: int64 ``[S']``, the training samples.
             step_ms: Length of a step in milliseconds.
-            unit_bin: How many neighbouring units are merged into one, after the shift.
+            units_per_input: How many neighbouring units are merged into one, after the shift.
         """
         self.augment = augment
         self.store = store
         self.samples = samples
-        self.unit_bin = unit_bin
+        self.units_per_input = units_per_input
         self.per_ms = store.step_length(step_ms) / step_ms
         self._labels = store.labels[samples]
         self._by_class = np.argsort(self._labels, kind="stable")
@@ -364,7 +364,7 @@ class EventAugmenter:
         drawn = _uniform(random_words(streams[:, None], np.arange(7)))
         up_to = 2 * augment.unit_shift + 1
         right, down = (np.floor(drawn[:, axis] * up_to).astype(np.int64) - augment.unit_shift for axis in (0, 1))
-        moved = moved_units(self.store.input_shape, right, down) // self.unit_bin
+        moved = moved_units(self.store.input_shape, right, down) // self.units_per_input
         if augment.unit_dropout:
             unit_streams = random_words(streams, 8)
             silent = _uniform(random_words(unit_streams[:, None], np.arange(moved.shape[1]))) < augment.unit_dropout

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ss_lightning.data.arguments import fraction, whole_number
+from ss_lightning.data.argument_checks import checked_fraction, checked_whole_number
 from ss_lightning.data.augment import UNCHANGED, EventAugmentation, checked_augmentation
 from ss_lightning.data.datamodule import EventDataModule, Splits, Subset, split_off
 from ss_lightning.data.store import EventStore, TimeUnit, with_common_classes
@@ -60,8 +60,8 @@ class EventData(EventDataModule):
                     )
         self.augment = checked_augmentation(augment, EventAugmentation, train.input_shape)
         self.train, self.test, self.val = train, test, val
-        self.val_fraction = fraction("val_fraction", val_fraction)
-        self.seed = whole_number("seed", seed, least=0)
+        self.val_fraction = checked_fraction("val_fraction", val_fraction)
+        self.seed = checked_whole_number("seed", seed, least=0)
 
     def load_splits(self) -> Splits:
         """The stores as given, or a random part of the training samples as the validation set."""

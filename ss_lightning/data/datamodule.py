@@ -13,7 +13,7 @@ import torch
 from lightning.pytorch.utilities import rank_zero_warn
 from torch.utils.data import DataLoader, DistributedSampler, Sampler
 
-from ss_lightning.data.arguments import one_of, positive_number, whole_number
+from ss_lightning.data.argument_checks import checked_choice, checked_positive_number, checked_whole_number
 from ss_lightning.data.augment import EventAugmentation, EventAugmenter
 from ss_lightning.data.store import Augmenter, EventDataset, EventStore, identity
 from ss_lightning.errors import UsageError
@@ -57,11 +57,11 @@ class EventDataModule(lightning.LightningDataModule):
 
     Attributes:
         augment: How the training samples are changed at random; a subclass that offers it sets it.
-        unit_bin: How many neighbouring units of the data are merged into one input; likewise.
+        units_per_input: How many neighbouring units of the data are merged into one input; likewise.
     """
 
     augment: Any = None
-    unit_bin: int = 1
+    units_per_input: int = 1
 
     def __init__(
         self,
@@ -88,12 +88,12 @@ class EventDataModule(lightning.LightningDataModule):
             UsageError: An argument is out of range.
         """
         super().__init__()
-        self.num_steps = whole_number("num_steps", num_steps)
-        self.step_ms = positive_number("step_ms", step_ms)
-        self.batch_size = whole_number("batch_size", batch_size)
-        self.binning = one_of("binning", binning, ("binary", "count"))
-        self.input = one_of("input", input, ("events", "dense"))
-        self.num_workers = whole_number("num_workers", num_workers, least=0)
+        self.num_steps = checked_whole_number("num_steps", num_steps)
+        self.step_ms = checked_positive_number("step_ms", step_ms)
+        self.batch_size = checked_whole_number("batch_size", batch_size)
+        self.binning = checked_choice("binning", binning, ("binary", "count"))
+        self.input = checked_choice("input", input, ("events", "dense"))
+        self.num_workers = checked_whole_number("num_workers", num_workers, least=0)
         self.pin_memory = pin_memory
         self._splits: Splits | None = None
         self._order_seed: int | None = None
@@ -130,7 +130,7 @@ class EventDataModule(lightning.LightningDataModule):
     def input_shape(self) -> tuple[int, ...]:
         """Shape of one step of input, such as ``(700,)`` or ``(1, 28, 28)``; its product is ``N``."""
         store = self.splits.train.store
-        return store.input_shape if self.unit_bin == 1 else (-(-store.num_units // self.unit_bin),)
+        return store.input_shape if self.units_per_input == 1 else (-(-store.num_units // self.units_per_input),)
 
     @property
     def num_inputs(self) -> int:
@@ -193,14 +193,16 @@ class EventDataModule(lightning.LightningDataModule):
             step_ms=self.step_ms,
             binning=self.binning,
             input=self.input,
-            unit_bin=self.unit_bin,
+            units_per_input=self.units_per_input,
             augment=self._augmenter(subset),
         )
 
     def _augmenter(self, subset: Subset) -> Augmenter | None:
         if self.augment is None or self.augment == EventAugmentation():
             return None
-        return EventAugmenter(self.augment, subset.store, subset.indices, step_ms=self.step_ms, unit_bin=self.unit_bin)
+        return EventAugmenter(
+            self.augment, subset.store, subset.indices, step_ms=self.step_ms, units_per_input=self.units_per_input
+        )
 
     def _test_split(self) -> Subset:
         if self.splits.test is None:

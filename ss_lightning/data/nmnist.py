@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from ss_lightning.data.arguments import fraction, one_of, whole_number
+from ss_lightning.data.argument_checks import checked_choice, checked_fraction, checked_whole_number
 from ss_lightning.data.augment import UNCHANGED, EventAugmentation, checked_augmentation
 from ss_lightning.data.cache import cache_folder, cached_stores, download_folder, preparation_lock
 from ss_lightning.data.datamodule import EventDataModule, Splits, Subset, split_off
@@ -142,11 +142,11 @@ class NMNISTData(EventDataModule):
         """
         super().__init__(num_steps=num_steps, step_ms=step_ms, **kwargs)
         self.root = root
-        self.polarity = one_of("polarity", polarity, ("merged", "separate"))
-        self.val_fraction = fraction("val_fraction", val_fraction)
+        self.polarity = checked_choice("polarity", polarity, ("merged", "separate"))
+        self.val_fraction = checked_fraction("val_fraction", val_fraction)
         self.augment = checked_augmentation(augment, EventAugmentation, (SIDE, SIDE))
         self.download = download
-        self.seed = whole_number("seed", seed, least=0)
+        self.seed = checked_whole_number("seed", seed, least=0)
         self.cache_dir = cache_dir
 
     def load_splits(self) -> Splits:

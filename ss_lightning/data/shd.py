@@ -15,7 +15,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from ss_lightning.data.arguments import whole_number
+from ss_lightning.data.argument_checks import checked_whole_number
 from ss_lightning.data.augment import UNCHANGED, EventAugmentation, checked_augmentation
 from ss_lightning.data.cache import cache_folder, cached_stores, download_folder, preparation_lock
 from ss_lightning.data.datamodule import EventDataModule, Splits, Subset
@@ -158,7 +158,7 @@ class HeidelbergData(EventDataModule):
         num_steps: int = 500,
         step_ms: float = 2.0,
         num_units: int = 700,
-        unit_bin: int = 1,
+        units_per_input: int = 1,
         augment: EventAugmentation = UNCHANGED,
         download: bool = True,
         cache_dir: str | None = None,
@@ -171,7 +171,7 @@ class HeidelbergData(EventDataModule):
             num_steps: Steps of the time grid, which begins at 0. Later events are dropped.
             step_ms: Length of a step in milliseconds.
             num_units: Number of units in the files.
-            unit_bin: How many neighbouring units are merged into one input; the last input may stand for fewer.
+            units_per_input: How many neighbouring units are merged into one input; the last input may stand for fewer.
             augment: How the training samples are changed at random; units are those of the files.
             download: Get missing files from the network.
             cache_dir: Folder for prepared data; null for $SS_LIGHTNING_CACHE or the user's cache folder.
@@ -183,8 +183,8 @@ class HeidelbergData(EventDataModule):
         """
         super().__init__(num_steps=num_steps, step_ms=step_ms, **kwargs)
         self.root = root
-        self.num_units = whole_number("num_units", num_units)
-        self.unit_bin = whole_number("unit_bin", unit_bin)
+        self.num_units = checked_whole_number("num_units", num_units)
+        self.units_per_input = checked_whole_number("units_per_input", units_per_input)
         self.augment = checked_augmentation(augment, EventAugmentation, (self.num_units,))
         self.download = download
         self.cache_dir = cache_dir
@@ -248,7 +248,7 @@ class SHDData(HeidelbergData):
         root: str = "data",
         val_speakers: list[int] | None = None,
         test_speakers: list[int] | None = None,
-        spare_test_file: bool = False,
+        exclude_test_file: bool = False,
         **kwargs: Any,
     ) -> None:
         """Check the arguments; no file is touched.
@@ -259,7 +259,7 @@ class SHDData(HeidelbergData):
                 highest ids (rounded up), [] for no validation set.
             test_speakers: Speakers to leave out of the training and to test on: the samples of both files are
                 pooled, and the training speakers are all others. null for the official test file.
-            spare_test_file: With test_speakers: the samples of the test file take no part, so that settings can be
+            exclude_test_file: With test_speakers: the samples of the test file take no part, so that settings can be
                 chosen by leaving training speakers out, and the test file stays for the end.
             kwargs: The other arguments of HeidelbergData and EventDataModule.
 
@@ -269,14 +269,14 @@ class SHDData(HeidelbergData):
         super().__init__(root=root, **kwargs)
         self.val_speakers = val_speakers
         self.test_speakers = test_speakers
-        self.spare_test_file = spare_test_file
+        self.exclude_test_file = exclude_test_file
 
     def load_splits(self) -> Splits:
         """Read both files, from the cache where possible, and hold out the validation speakers."""
-        if self.spare_test_file and self.test_speakers is None:
+        if self.exclude_test_file and self.test_speakers is None:
             raise UsageError(
-                "spare_test_file leaves nothing to test on; name the speakers to leave out with test_speakers, or let "
-                "`python -m ss_lightning folds` leave them out in turn."
+                "exclude_test_file leaves nothing to test on; name the speakers to leave out with test_speakers, or "
+                "let `python -m ss_lightning folds` leave them out in turn."
             )
         stores = self._stores()
         store, test = stores["train"], Subset(stores["test"])
@@ -297,7 +297,7 @@ class SHDData(HeidelbergData):
 
     def _pool(self, stores: Mapping[str, EventStore]) -> list[EventStore]:
         """What speakers are left out of."""
-        return [stores["train"]] if self.spare_test_file else [stores["train"], stores["test"]]
+        return [stores["train"]] if self.exclude_test_file else [stores["train"], stores["test"]]
 
     def _get(self, folder: str, part: str) -> None:
         from tonic.datasets import SHD

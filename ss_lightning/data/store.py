@@ -564,7 +564,7 @@ class EventDataset(Dataset):
         step_ms: float,
         binning: Binning = "binary",
         input: InputKind = "events",
-        unit_bin: int = 1,
+        units_per_input: int = 1,
         augment: Augmenter | None = None,
     ) -> None:
         """Choose samples and a grid.
@@ -577,7 +577,7 @@ class EventDataset(Dataset):
             binning: ``"binary"``: a unit counts once per step; ``"count"``: every event counts.
             input: ``"events"`` for an :class:`~ss_lightning.events.EventBatch`, ``"dense"`` for a time-major
                 uint8 tensor ``[T, B, N]``.
-            unit_bin: How many neighbouring units are merged into one; ``N`` follows, rounded up.
+            units_per_input: How many neighbouring units are merged into one; ``N`` follows, rounded up.
             augment: What changes samples that are asked for together with a key; none does if not given.
         """
         self.store = store
@@ -586,13 +586,13 @@ class EventDataset(Dataset):
         self.step_ms = step_ms
         self.binning: Binning = binning
         self.input: InputKind = input
-        self.unit_bin = unit_bin
+        self.units_per_input = units_per_input
         self.augment = augment
 
     @property
     def num_units(self) -> int:
         """Number of input units ``N``."""
-        return -(-self.store.num_units // self.unit_bin)
+        return -(-self.store.num_units // self.units_per_input)
 
     def __len__(self) -> int:
         """Number of samples."""
@@ -634,7 +634,7 @@ class EventDataset(Dataset):
                 store.offsets,
                 chosen,
                 num_units=store.num_units,
-                unit_bin=self.unit_bin,
+                units_per_input=self.units_per_input,
                 **grid,
             )
         else:

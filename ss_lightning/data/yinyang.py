@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ss_lightning.data.arguments import whole_number
+from ss_lightning.data.argument_checks import checked_whole_number
 from ss_lightning.data.datamodule import EventDataModule, Splits, Subset
 from ss_lightning.data.store import EventStore
 
@@ -99,10 +99,10 @@ class YinYangData(EventDataModule):
             UsageError: An argument is out of range.
         """
         super().__init__(num_steps=num_steps, step_ms=step_ms, **kwargs)
-        self.num_train = whole_number("num_train", num_train)
-        self.num_val = whole_number("num_val", num_val)
-        self.num_test = whole_number("num_test", num_test)
-        self.seed = whole_number("seed", seed, least=0)
+        self.num_train = checked_whole_number("num_train", num_train)
+        self.num_val = checked_whole_number("num_val", num_val)
+        self.num_test = checked_whole_number("num_test", num_test)
+        self.seed = checked_whole_number("seed", seed, least=0)
 
     def load_splits(self) -> Splits:
         """Draw the three sets."""

@@ -130,7 +130,7 @@ def test_speakers_of_both_files_can_be_left_out(shd, tmp_path, left_out, val, ex
 
 def test_the_test_file_can_be_spared(shd, tmp_path):
     root = shd.write_pair(tmp_path, (1, 3, 5, 6))
-    module = data(root, test_speakers=[3, 6], val_speakers=[], spare_test_file=True)
+    module = data(root, test_speakers=[3, 6], val_speakers=[], exclude_test_file=True)
     assert module.speakers() == [1, 3, 5, 6]
     train, test = module.splits.train, module.splits.test
     assert set(train.store.groups[train.samples]) == {1, 5}
@@ -139,9 +139,9 @@ def test_the_test_file_can_be_spared(shd, tmp_path):
     training_file = contents(module.dataset(official.train))
     assert sorted(contents(module.dataset(train)) + contents(module.dataset(test))) == training_file
     with pytest.raises(UsageError, match=r"\[7\]; expected some of the speakers \[1, 3, 5, 6\]"):
-        _ = data(root, test_speakers=[7], spare_test_file=True).splits
+        _ = data(root, test_speakers=[7], exclude_test_file=True).splits
     with pytest.raises(UsageError, match="leaves nothing to test on"):
-        _ = data(root, spare_test_file=True).splits
+        _ = data(root, exclude_test_file=True).splits
 
 
 @pytest.mark.parametrize(
@@ -238,12 +238,12 @@ def test_num_units_widens_the_input(damaged, tmp_path):
 
 @pytest.mark.parametrize("input", ["events", "dense"])
 @pytest.mark.parametrize("binning", ["binary", "count"])
-@pytest.mark.parametrize("unit_bin", [5, 99, 700])
-def test_neighbouring_channels_can_be_merged(shd, tmp_path, unit_bin, binning, input):
+@pytest.mark.parametrize("units_per_input", [5, 99, 700])
+def test_neighbouring_channels_can_be_merged(shd, tmp_path, units_per_input, binning, input):
     shd.write_pair(tmp_path)
     options = {"batch_size": 6, "input": input}
-    module = data(tmp_path, unit_bin=unit_bin, binning=binning, **options)
-    begin = np.arange(0, 700, unit_bin)
+    module = data(tmp_path, units_per_input=units_per_input, binning=binning, **options)
+    begin = np.arange(0, 700, units_per_input)
     assert (module.input_shape, module.num_inputs) == ((len(begin),), len(begin))
 
     def dense(of):
@@ -251,7 +251,7 @@ def test_neighbouring_channels_can_be_merged(shd, tmp_path, unit_bin, binning, i
         return (spikes if input == "dense" else spikes.to_dense()).numpy().astype(int)
 
     expected = np.add.reduceat(dense(data(tmp_path, binning="count", **options)), begin, axis=2)
-    assert expected.max() > 1 or unit_bin == 5
+    assert expected.max() > 1 or units_per_input == 5
     np.testing.assert_array_equal(dense(module), np.minimum(expected, 1) if binning == "binary" else expected)
 
 
@@ -368,8 +368,8 @@ def test_the_download_can_be_turned_off(tmp_path):
 def test_numbers_are_checked():
     with pytest.raises(UsageError, match="num_units is 0"):
         SHDData(num_units=0)
-    with pytest.raises(UsageError, match="unit_bin is 0"):
-        SHDData(unit_bin=0)
+    with pytest.raises(UsageError, match="units_per_input is 0"):
+        SHDData(units_per_input=0)
 
 
 # Spiking Speech Commands ------------------------------------------------------------------------------------
@@ -377,7 +377,9 @@ def test_numbers_are_checked():
 
 @pytest.mark.parametrize("without", [(), ("extra/speaker",)])
 def test_the_valid_file_is_the_validation_set(shd, tmp_path, without):
-    module = SSCData(root=str(shd.write_ssc(tmp_path, without)), num_steps=30, step_ms=2.0, unit_bin=10, batch_size=4)
+    module = SSCData(
+        root=str(shd.write_ssc(tmp_path, without)), num_steps=30, step_ms=2.0, units_per_input=10, batch_size=4
+    )
     splits = module.splits
     assert [len(part) for part in (splits.train, splits.val, splits.test)] == [12, 4, 6]
     assert (module.input_shape, module.num_classes, module.class_names) == ((70,), 3, KEYS)

@@ -15,7 +15,7 @@ T = TypeVar("T", bound=str)
 _MOST = 2**31 - 1
 
 
-def whole_number(name: str, value: int, least: int = 1) -> int:
+def checked_whole_number(name: str, value: int, least: int = 1) -> int:
     """``value`` if it is a whole number of ``least`` or more, and of at most 32 bits.
 
     Raises:
@@ -28,7 +28,7 @@ def whole_number(name: str, value: int, least: int = 1) -> int:
     return int(value)
 
 
-def positive_number(name: str, value: float) -> float:
+def checked_positive_number(name: str, value: float) -> float:
     """``value`` if it is a finite number greater than 0.
 
     Raises:
@@ -39,7 +39,7 @@ def positive_number(name: str, value: float) -> float:
     return float(value)
 
 
-def number(name: str, value: float, most: float = math.inf) -> float:
+def checked_number(name: str, value: float, most: float = math.inf) -> float:
     """``value`` if it is a finite number from 0 to ``most``.
 
     Raises:
@@ -51,7 +51,7 @@ def number(name: str, value: float, most: float = math.inf) -> float:
     return float(value)
 
 
-def fraction(name: str, value: float) -> float:
+def checked_fraction(name: str, value: float) -> float:
     """``value`` if it is a number in [0, 1).
 
     Raises:
@@ -62,7 +62,7 @@ def fraction(name: str, value: float) -> float:
     return float(value)
 
 
-def one_of(name: str, value: T, choices: tuple[str, ...]) -> T:
+def checked_choice(name: str, value: T, choices: tuple[str, ...]) -> T:
     """``value`` if it is among ``choices``.
 
     Raises:
