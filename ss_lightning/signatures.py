@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import inspect
 import re
+import types
 import typing
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -17,6 +18,7 @@ from typing import Any, TypeVar
 from ss_lightning.renamed import renamed_key
 
 C = TypeVar("C", bound=type)
+F = TypeVar("F", bound=Callable[..., Any])
 
 _NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 # The block of a docstring that explains arguments, up to the next line that is indented less.
@@ -57,6 +59,28 @@ def passes_on_to(source: type) -> Callable[[C], C]:
     return decorate
 
 
+def passes_options_to(source: type) -> Callable[[F], F]:
+    """The same for a function or the function of a class method: the ``**`` argument shows as what ``source`` takes.
+
+    Args:
+        source: the class whose ``__init__`` gets what is passed on. Arguments that the function names itself are not
+            repeated.
+
+    Returns:
+        A decorator. It changes the signature and the docstring.
+    """
+
+    def decorate(function: F) -> F:
+        own = set(inspect.signature(function).parameters)
+        returned = inspect.signature(function).return_annotation
+        signature = _joined(function, source.__init__).replace(return_annotation=returned)  # type: ignore[misc]
+        function.__signature__ = signature  # type: ignore[attr-defined]
+        function.__doc__ = _explained(function.__doc__ or "", source, own)
+        return function
+
+    return decorate
+
+
 def _joined(own: Callable[..., None], source: Callable[..., None]) -> inspect.Signature:
     """The signature of ``own`` with the named arguments of ``source`` where its ``**`` argument stood."""
     parameters = _evaluated(own)
@@ -72,7 +96,10 @@ def _joined(own: Callable[..., None], source: Callable[..., None]) -> inspect.Si
 def _evaluated(function: Callable[..., None]) -> list[inspect.Parameter]:
     """Parameters whose annotations are types, not text that only their own module understands."""
     signature = inspect.signature(function)
-    hints = typing.get_type_hints(inspect.unwrap(function)) | {
+    inner = inspect.unwrap(function)
+    # What it returns is left out: in a class method that is the class, which does not exist yet.
+    written = {name: hint for name, hint in inner.__annotations__.items() if name != "return"}
+    hints = typing.get_type_hints(types.SimpleNamespace(__annotations__=written), inner.__globals__) | {
         p.name: p.annotation for p in signature.parameters.values() if not isinstance(p.annotation, str)
     }
     return [p.replace(annotation=hints.get(p.name, p.annotation)) for p in signature.parameters.values()]

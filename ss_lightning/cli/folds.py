@@ -27,8 +27,7 @@ from jsonargparse import ArgumentParser
 
 from ss_lightning.cli.lightning_cli import CommandLineCheck, first_config, run
 from ss_lightning.cli.report import compared, read_json, read_run
-from ss_lightning.data import SHDData
-from ss_lightning.data.shd import held_out_speakers
+from ss_lightning.data import SHDData, held_out_speakers
 from ss_lightning.errors import UsageError
 from ss_lightning.files import display_path, write_whole
 from ss_lightning.runs.callbacks import command_line, flattened

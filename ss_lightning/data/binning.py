@@ -43,12 +43,12 @@ def bin_events_reference(
         offsets: int64 ``[S + 1]``, where each sample of the data set begins.
         samples: int64 ``[B]``, the samples of the batch.
         num_steps: ``T``, steps of the grid.
-        step_length: Length of a step, in the unit of ``times``.
+        step_length: length of a step, in the unit of ``times``.
         num_units: ``N``.
         binning: ``"binary"``: a unit counts once per step however often it fired; ``"count"``: every event
             counts.
-        units_per_input: How many neighbouring units are merged into one; the last one may consist of fewer.
-        in_order: The events of each sample are known to lie in order of time, which saves the fast function a
+        units_per_input: how many neighbouring units are merged into one; the last one may consist of fewer.
+        in_order: the events of each sample are known to lie in order of time, which saves the fast function a
             pass; this one does not need to know.
 
     Returns:
@@ -239,7 +239,7 @@ def dense_spikes(
         offsets: int32 ``[B * T + 1]``, from :func:`bin_events`.
         num_steps: ``T``.
         num_units: ``N``.
-        binning: How the events were binned.
+        binning: how the events were binned.
 
     Returns:
         uint8 ``[T, B, N]``. A count beyond 255 wraps round.
