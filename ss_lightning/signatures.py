@@ -10,10 +10,9 @@ from __future__ import annotations
 import functools
 import inspect
 import re
-import types
 import typing
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from ss_lightning.renamed import renamed_key
 
@@ -39,15 +38,11 @@ def passes_on_to(source: type) -> Callable[[C], C]:
 
     def decorate(cls: C) -> C:
         own = cls.__init__  # type: ignore[misc]
-        signature = _joined(own, source.__init__)  # type: ignore[misc]
+        signature = _joined(_evaluated(own), source.__init__)  # type: ignore[misc]
 
         @functools.wraps(own)
         def __init__(self: Any, *args: Any, **named: Any) -> None:
-            try:
-                signature.bind(self, *args, **named)
-            except TypeError as error:
-                answers = [answer for name in named if (answer := renamed_key(name)) is not None]
-                raise TypeError(f"{cls.__name__}: {' '.join([f'{error}.', *answers])}") from None
+            _check_arguments(cls.__name__, signature, (self, *args), named)
             own(self, *args, **named)
 
         __init__.__signature__ = signature  # type: ignore[attr-defined]
@@ -60,30 +55,45 @@ def passes_on_to(source: type) -> Callable[[C], C]:
 
 
 def passes_options_to(source: type) -> Callable[[F], F]:
-    """The same for a function or the function of a class method: the ``**`` argument shows as what ``source`` takes.
+    """Show the arguments of ``source`` in the place of the ``**`` argument of a function.
 
     Args:
         source: the class whose ``__init__`` gets what is passed on. Arguments that the function names itself are not
             repeated.
 
     Returns:
-        A decorator. It changes the signature and the docstring.
+        A decorator, which does for a function what :func:`passes_on_to` does for a class. A class method is decorated
+        before it becomes one: ``@classmethod`` stands above.
     """
 
     def decorate(function: F) -> F:
-        own = set(inspect.signature(function).parameters)
-        returned = inspect.signature(function).return_annotation
-        signature = _joined(function, source.__init__).replace(return_annotation=returned)  # type: ignore[misc]
-        function.__signature__ = signature  # type: ignore[attr-defined]
-        function.__doc__ = _explained(function.__doc__ or "", source, own)
-        return function
+        own = inspect.signature(function)
+        signature = _joined(list(own.parameters.values()), source.__init__)  # type: ignore[misc]
+        signature = signature.replace(return_annotation=own.return_annotation)
+
+        @functools.wraps(function)
+        def wrapper(*args: Any, **named: Any) -> Any:
+            _check_arguments(function.__name__, signature, args, named)
+            return function(*args, **named)
+
+        wrapper.__signature__ = signature  # type: ignore[attr-defined]
+        wrapper.__doc__ = _explained(function.__doc__ or "", source, set(own.parameters))
+        return cast(F, wrapper)
 
     return decorate
 
 
-def _joined(own: Callable[..., None], source: Callable[..., None]) -> inspect.Signature:
-    """The signature of ``own`` with the named arguments of ``source`` where its ``**`` argument stood."""
-    parameters = _evaluated(own)
+def _check_arguments(called: str, signature: inspect.Signature, args: tuple, named: dict[str, Any]) -> None:
+    """Refuse arguments that do not fit a signature, with the new names of those that have one."""
+    try:
+        signature.bind(*args, **named)
+    except TypeError as error:
+        answers = [answer for name in named if (answer := renamed_key(name)) is not None]
+        raise TypeError(f"{called}: {' '.join([f'{error}.', *answers])}") from None
+
+
+def _joined(parameters: list[inspect.Parameter], source: Callable[..., None]) -> inspect.Signature:
+    """A signature of these parameters with the named arguments of ``source`` where the ``**`` argument stood."""
     passed_on = [p for p in _evaluated(source)[1:] if p.kind in _NAMED and p.name not in {q.name for q in parameters}]
     return inspect.Signature(
         [
@@ -96,10 +106,7 @@ def _joined(own: Callable[..., None], source: Callable[..., None]) -> inspect.Si
 def _evaluated(function: Callable[..., None]) -> list[inspect.Parameter]:
     """Parameters whose annotations are types, not text that only their own module understands."""
     signature = inspect.signature(function)
-    inner = inspect.unwrap(function)
-    # What it returns is left out: in a class method that is the class, which does not exist yet.
-    written = {name: hint for name, hint in inner.__annotations__.items() if name != "return"}
-    hints = typing.get_type_hints(types.SimpleNamespace(__annotations__=written), inner.__globals__) | {
+    hints = typing.get_type_hints(inspect.unwrap(function)) | {
         p.name: p.annotation for p in signature.parameters.values() if not isinstance(p.annotation, str)
     }
     return [p.replace(annotation=hints.get(p.name, p.annotation)) for p in signature.parameters.values()]

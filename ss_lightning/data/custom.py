@@ -173,7 +173,7 @@ class EventData(EventDataModule):
             train: sequence of ``(events, label)``; ``events`` is a structured array with fields t
                 (microseconds), x, and optionally y and p. Unit index: ``(p * H + y) * W + x``.
             test: the same for the test set.
-            val: the same for the validation set; if not given, see ``val_fraction`` of the constructor.
+            val: the same for the validation set; if not given, ``val_fraction`` of the training samples.
             num_steps: steps of the time grid, which begins at 0.
             step_ms: length of a step in milliseconds.
             merge_polarity: ignore p, so that both polarities of a pixel are one unit.

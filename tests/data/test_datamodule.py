@@ -265,6 +265,11 @@ def test_arguments_that_do_not_exist_are_named(kind, arguments, words):
         kind(**arguments)
 
 
+def test_unknown_options_are_named_before_the_data_are_read():
+    with pytest.raises(TypeError, match=r"from_arrays: .*'batch'"):
+        EventData.from_arrays(None, num_units=3, batch=5, **GRID)
+
+
 def test_data_imports_no_model_and_nothing_slow():
     for path in Path(ss_lightning.data.__file__).parent.glob("*.py"):
         tree = ast.parse(path.read_text(encoding="utf-8"))
