@@ -1,7 +1,17 @@
 """Fast training of single-spike spiking neural networks on PyTorch Lightning and snnTorch."""
 
 from ss_lightning._version import __version__
-from ss_lightning.data import EventData, EventDataModule, FashionMNISTData, MNISTData, SHDData, YinYangData
+from ss_lightning.data import (
+    CIFAR10Data,
+    EventData,
+    EventDataModule,
+    FashionMNISTData,
+    MNISTData,
+    NMNISTData,
+    SHDData,
+    SSCData,
+    YinYangData,
+)
 from ss_lightning.errors import DataError, UsageError
 from ss_lightning.events import EventBatch
 from ss_lightning.functional import single_spike
@@ -20,6 +30,7 @@ from ss_lightning.surrogate import ATan, FastSigmoid, Triangle
 __all__ = [
     "MLP",
     "ATan",
+    "CIFAR10Data",
     "ConvClassifier",
     "ConvNet",
     "DataError",
@@ -32,7 +43,9 @@ __all__ = [
     "MLPClassifier",
     "MNISTData",
     "MultiSpikeLeaky",
+    "NMNISTData",
     "SHDData",
+    "SSCData",
     "SingleSpikeLeaky",
     "SingleSpikeSynaptic",
     "SpikingClassifier",

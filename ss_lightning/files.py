@@ -1,8 +1,10 @@
-"""Write a file whole or not at all; show a path as a person would type it."""
+"""Write a file or a folder whole or not at all; show a path as a person would type it."""
 
 from __future__ import annotations
 
 import os
+import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -57,3 +59,21 @@ def display_path(path: str | os.PathLike[str]) -> str:
     """A path as a person would type it: relative when it lies below the current folder."""
     relative = os.path.relpath(path)
     return os.fspath(path) if relative.startswith("..") else relative
+
+
+@contextmanager
+def write_whole_folder(path: Path) -> Iterator[Path]:
+    """Give a scratch folder to fill, and put it in the place of ``path`` once it is filled.
+
+    The scratch folder lies beside ``path``. Its name begins with a dot and the name of ``path``, so that what a process
+    that was killed has left there can be found.
+    """
+    scratch = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
+    try:
+        yield scratch
+        scratch.chmod(0o755)
+        if path.exists():
+            shutil.rmtree(path)
+        scratch.rename(path)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)

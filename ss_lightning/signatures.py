@@ -12,11 +12,12 @@ import inspect
 import re
 import typing
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from ss_lightning.renamed import renamed_key
 
 C = TypeVar("C", bound=type)
+F = TypeVar("F", bound=Callable[..., Any])
 
 _NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 # The block of a docstring that explains arguments, up to the next line that is indented less.
@@ -37,15 +38,11 @@ def passes_on_to(source: type) -> Callable[[C], C]:
 
     def decorate(cls: C) -> C:
         own = cls.__init__  # type: ignore[misc]
-        signature = _joined(own, source.__init__)  # type: ignore[misc]
+        signature = _joined(_evaluated(own), source.__init__)  # type: ignore[misc]
 
         @functools.wraps(own)
         def __init__(self: Any, *args: Any, **named: Any) -> None:
-            try:
-                signature.bind(self, *args, **named)
-            except TypeError as error:
-                answers = [answer for name in named if (answer := renamed_key(name)) is not None]
-                raise TypeError(f"{cls.__name__}: {' '.join([f'{error}.', *answers])}") from None
+            _check_arguments(cls.__name__, signature, (self, *args), named)
             own(self, *args, **named)
 
         __init__.__signature__ = signature  # type: ignore[attr-defined]
@@ -57,9 +54,46 @@ def passes_on_to(source: type) -> Callable[[C], C]:
     return decorate
 
 
-def _joined(own: Callable[..., None], source: Callable[..., None]) -> inspect.Signature:
-    """The signature of ``own`` with the named arguments of ``source`` where its ``**`` argument stood."""
-    parameters = _evaluated(own)
+def passes_options_to(source: type) -> Callable[[F], F]:
+    """Show the arguments of ``source`` in the place of the ``**`` argument of a function.
+
+    Args:
+        source: the class whose ``__init__`` gets what is passed on. Arguments that the function names itself are not
+            repeated.
+
+    Returns:
+        A decorator, which does for a function what :func:`passes_on_to` does for a class. A class method is decorated
+        before it becomes one: ``@classmethod`` stands above.
+    """
+
+    def decorate(function: F) -> F:
+        own = inspect.signature(function)
+        signature = _joined(list(own.parameters.values()), source.__init__)  # type: ignore[misc]
+        signature = signature.replace(return_annotation=own.return_annotation)
+
+        @functools.wraps(function)
+        def wrapper(*args: Any, **named: Any) -> Any:
+            _check_arguments(function.__name__, signature, args, named)
+            return function(*args, **named)
+
+        wrapper.__signature__ = signature  # type: ignore[attr-defined]
+        wrapper.__doc__ = _explained(function.__doc__ or "", source, set(own.parameters))
+        return cast(F, wrapper)
+
+    return decorate
+
+
+def _check_arguments(called: str, signature: inspect.Signature, args: tuple, named: dict[str, Any]) -> None:
+    """Refuse arguments that do not fit a signature, with the new names of those that have one."""
+    try:
+        signature.bind(*args, **named)
+    except TypeError as error:
+        answers = [answer for name in named if (answer := renamed_key(name)) is not None]
+        raise TypeError(f"{called}: {' '.join([f'{error}.', *answers])}") from None
+
+
+def _joined(parameters: list[inspect.Parameter], source: Callable[..., None]) -> inspect.Signature:
+    """A signature of these parameters with the named arguments of ``source`` where the ``**`` argument stood."""
     passed_on = [p for p in _evaluated(source)[1:] if p.kind in _NAMED and p.name not in {q.name for q in parameters}]
     return inspect.Signature(
         [

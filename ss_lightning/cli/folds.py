@@ -25,8 +25,7 @@ from filelock import FileLock, Timeout
 from jsonargparse import ArgumentParser
 
 from ss_lightning.cli.lightning_cli import CommandLineCheck, first_config, run_command
-from ss_lightning.data import SHDData
-from ss_lightning.data.shd import held_out_speakers
+from ss_lightning.data import SHDData, held_out_speakers
 from ss_lightning.errors import UsageError
 from ss_lightning.files import display_path, save_text, write_whole
 from ss_lightning.parsing import WordsParser
@@ -330,7 +329,7 @@ def main(arguments: list[str]) -> int:
     parser = WordsParser(
         "folds",
         description="Leave speakers out in turn: train on all others, of both files of the data (of the training file "
-        "alone with --data.spare_test_file true), and test the last checkpoint on those left out. The same command "
+        "alone with --data.exclude_test_file true), and test the last checkpoint on those left out. The same command "
         "again goes on with folds that were stopped.",
         epilog="All other arguments go to every training, as for fit: --config configs/shd.yaml --data.root data. No "
         "speakers are kept for validation unless data.val_speakers is given (null here: a sixth of the others).",

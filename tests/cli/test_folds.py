@@ -94,7 +94,7 @@ def test_over_folds():
 
 
 def test_the_test_file_stays_for_the_end():
-    assert folds("--size=2", "--data.spare_test_file=true") == 0
+    assert folds("--size=2", "--data.exclude_test_file=true") == 0
     assert [row["speakers"] for row in table()] == ["1,3", "5,6"]
 
 

@@ -14,8 +14,7 @@ import torch
 
 from ss_lightning import ConvClassifier, MLPClassifier
 from ss_lightning.cli.commands import main
-from ss_lightning.data import YinYangData
-from ss_lightning.data.datamodule import TrainingSampler
+from ss_lightning.data import TrainingSampler, YinYangData
 from ss_lightning.errors import UsageError
 from ss_lightning.losses import classification_loss
 
