@@ -29,6 +29,7 @@ from ss_lightning.data import EventDataModule
 from ss_lightning.errors import DataError, UsageError
 from ss_lightning.files import display_path
 from ss_lightning.parsing import check_config, explain, innermost, suggestion
+from ss_lightning.renamed import with_new_names
 from ss_lightning.runs.callbacks import EpochLines, Pictures, PredictionWriter, RunRecord
 from ss_lightning.runs.checkpoints import (
     AtomicCheckpointIO,
@@ -477,7 +478,7 @@ def refuse_other_architecture(checkpoint: Path, model: LightningModule) -> None:
     """
     content = read_checkpoint(checkpoint)
     weights = content["state_dict"]
-    saved = dict(content.get("hyper_parameters", {}))
+    saved = with_new_names(dict(content.get("hyper_parameters", {})))
     saved.pop("_instantiator", None)
     here = {k: v for k, v in model.hparams.items() if k != "_instantiator"}
     differences = [

@@ -23,6 +23,7 @@ from ss_lightning.cli.report import Run, compared, read_run
 from ss_lightning.errors import DataError, UsageError
 from ss_lightning.files import display_path, write_whole
 from ss_lightning.parsing import parse
+from ss_lightning.renamed import with_new_names
 from ss_lightning.runs.callbacks import command_line
 
 _SEED, _LEFT_OUT = "seed_everything", "data.init_args.test_speakers"
@@ -117,8 +118,8 @@ def _telling_apart(config: Mapping[str, Any]) -> dict[str, Any]:
     What is off (null, false, 0) is not there at all in a run of an earlier version; and an estimator is that of neurons
     of the kind ``single`` only.
     """
-    kept = {key: value for key, value in compared(config).items() if value not in (None, False)}
-    if kept.get(_NEURON) in ("standard", "multi"):
+    kept = {key: value for key, value in with_new_names(compared(config)).items() if value not in (None, False)}
+    if kept.get(_NEURON) in ("standard_single", "multi"):
         kept.pop(_ESTIMATOR, None)
     return kept
 

@@ -21,6 +21,7 @@ from ss_lightning.export.torch_export import export_program
 from ss_lightning.files import display_path
 from ss_lightning.module import ConvClassifier, MLPClassifier, SpikingClassifier
 from ss_lightning.parsing import parse
+from ss_lightning.renamed import with_new_names
 from ss_lightning.runs.folders import config_beside
 
 
@@ -41,7 +42,7 @@ def load_classifier(ckpt: str | os.PathLike[str]) -> SpikingClassifier:
             f"{ckpt} is not a checkpoint that can be loaded ({type(error).__name__}): it may be cut short, or made by "
             "another program"
         ) from error
-    model = _classifier(content["hyper_parameters"].get("_class_path"), weights)(**arguments)
+    model = _classifier(content["hyper_parameters"].get("_class_path"), weights)(**with_new_names(arguments))
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:

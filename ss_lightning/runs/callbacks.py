@@ -27,7 +27,6 @@ from torch.utils.data import DataLoader
 from ss_lightning import plots
 from ss_lightning.errors import UsageError
 from ss_lightning.events import EventBatch
-from ss_lightning.losses import decision_step
 from ss_lightning.module import SpikingClassifier
 from ss_lightning.networks import NetworkOutput, Spikes, evaluating
 
@@ -394,10 +393,10 @@ def draw_network(
             output.readout.float().cpu(),
             true,
             scores.argmax(1).tolist(),
-            (decision_step(output.readout, network.decoder) * network.step_ms).tolist(),
+            (network.decoder.decision_step(output.readout) * network.step_ms).tolist(),
             class_names,
             network.step_ms,
-            "readout spikes" if network.decoder == "first_spike" else "readout membrane",
+            "readout spikes" if network.decoder.readout_fires else "readout membrane",
         ),
         "first_spike_times": plots.first_spike_histogram(
             {name: layer.first_spike_time.cpu() for name, layer in zip(layers, whole.activity, strict=True)},
