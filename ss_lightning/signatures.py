@@ -11,7 +11,7 @@ import functools
 import inspect
 import re
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar, cast
 
 from ss_lightning.renamed import renamed_key
@@ -22,6 +22,8 @@ F = TypeVar("F", bound=Callable[..., Any])
 _NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 # The block of a docstring that explains arguments, up to the next line that is indented less.
 _ARGUMENTS = re.compile(r"^( *)Args:\n((?:\1 +\S.*\n|\n(?=\1 +\S))*)", re.MULTILINE)
+# The other blocks, which follow it.
+_SECTION = re.compile(r"^(?:Attributes|Returns|Raises|Source|Example):", re.MULTILINE)
 
 
 def passes_on_to(source: type) -> Callable[[C], C]:
@@ -33,22 +35,37 @@ def passes_on_to(source: type) -> Callable[[C], C]:
 
     Returns:
         A class decorator. It changes the signature, the docstring, and what a wrong argument is answered with: a
-        ``TypeError`` that names the class that was called.
+        ``TypeError`` that names the class that was called. An ``__init__`` that the class inherits, decorated there
+        already, is decorated anew.
+
+    Example:
+        >>> class Engine:
+        ...     def __init__(self, *, power: float = 1.0) -> None:
+        ...         self.power = power
+        >>> @passes_on_to(Engine)
+        ... class Car:
+        ...     def __init__(self, *, seats: int = 4, **engine) -> None:
+        ...         self.engine = Engine(**engine)
+        >>> inspect.signature(Car)
+        <Signature (*, seats: int = 4, power: float = 1.0) -> None>
+        >>> Car(wings=2)
+        Traceback (most recent call last):
+        TypeError: Car: got an unexpected keyword argument 'wings'.
     """
 
     def decorate(cls: C) -> C:
-        own = cls.__init__  # type: ignore[misc]
-        signature = _joined(_evaluated(own), source.__init__)  # type: ignore[misc]
+        own = inspect.unwrap(cls.__init__)  # type: ignore[misc]
+        signature = _joined(_evaluated(own), source, None)
 
         @functools.wraps(own)
         def __init__(self: Any, *args: Any, **named: Any) -> None:
-            _check_arguments(cls.__name__, signature, (self, *args), named)
+            _check_arguments(type(self).__name__, signature, (self, *args), named)
             own(self, *args, **named)
 
         __init__.__signature__ = signature  # type: ignore[attr-defined]
         __init__.__annotations__ = {p.name: p.annotation for p in signature.parameters.values()}
         cls.__init__ = __init__  # type: ignore[misc]
-        cls.__doc__ = _explained(cls.__doc__ or "", source, set(inspect.signature(own).parameters))
+        cls.__doc__ = _explained(cls.__doc__ or "", list(signature.parameters), [*cls.__mro__[1:], source])
         return cls
 
     return decorate
@@ -67,9 +84,9 @@ def passes_options_to(source: type) -> Callable[[F], F]:
     """
 
     def decorate(function: F) -> F:
+        # Annotations stay text: those of a class method may name its own class, which does not exist yet.
         own = inspect.signature(function)
-        signature = _joined(list(own.parameters.values()), source.__init__)  # type: ignore[misc]
-        signature = signature.replace(return_annotation=own.return_annotation)
+        signature = _joined(list(own.parameters.values()), source, own.return_annotation)
 
         @functools.wraps(function)
         def wrapper(*args: Any, **named: Any) -> Any:
@@ -77,7 +94,7 @@ def passes_options_to(source: type) -> Callable[[F], F]:
             return function(*args, **named)
 
         wrapper.__signature__ = signature  # type: ignore[attr-defined]
-        wrapper.__doc__ = _explained(function.__doc__ or "", source, set(own.parameters))
+        wrapper.__doc__ = _explained(function.__doc__ or "", list(signature.parameters), [source])
         return cast(F, wrapper)
 
     return decorate
@@ -92,14 +109,20 @@ def _check_arguments(called: str, signature: inspect.Signature, args: tuple, nam
         raise TypeError(f"{called}: {' '.join([f'{error}.', *answers])}") from None
 
 
-def _joined(parameters: list[inspect.Parameter], source: Callable[..., None]) -> inspect.Signature:
-    """A signature of these parameters with the named arguments of ``source`` where the ``**`` argument stood."""
-    passed_on = [p for p in _evaluated(source)[1:] if p.kind in _NAMED and p.name not in {q.name for q in parameters}]
+def _joined(parameters: list[inspect.Parameter], source: type, returned: Any) -> inspect.Signature:
+    """A signature of these parameters with the named arguments of ``source`` where the ``**`` argument stood.
+
+    A ``**`` argument of ``source`` stays: what it takes is not known here.
+    """
+    theirs = _evaluated(source.__init__)[1:]  # type: ignore[misc]
+    passed_on = [p for p in theirs if p.kind in _NAMED and p.name not in {q.name for q in parameters}]
     return inspect.Signature(
         [
             *(p for p in parameters if p.kind is not inspect.Parameter.VAR_KEYWORD),
             *(p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in passed_on),
-        ]
+            *(p for p in theirs if p.kind is inspect.Parameter.VAR_KEYWORD),
+        ],
+        return_annotation=returned,
     )
 
 
@@ -112,16 +135,24 @@ def _evaluated(function: Callable[..., None]) -> list[inspect.Parameter]:
     return [p.replace(annotation=hints.get(p.name, p.annotation)) for p in signature.parameters.values()]
 
 
-def _explained(docstring: str, source: type, own: set[str]) -> str:
-    """A docstring whose arguments are followed by those of ``source``."""
-    theirs = _ARGUMENTS.search(f"{inspect.getdoc(source) or ''}\n")
+def _explained(docstring: str, names: Sequence[str], sources: Sequence[type]) -> str:
+    """A docstring that explains all arguments of these names: what it leaves out, as the sources explain it."""
     text = inspect.cleandoc(docstring) + "\n"
-    if theirs is None:
+    explained = _entries(text)
+    known: dict[str, str] = {}
+    for source in reversed(sources):
+        known |= _entries(f"{inspect.cleandoc(source.__doc__ or '')}\n")
+    added = "".join(known[name] for name in names if name in known and name not in explained)
+    if not added:
         return text
-    # One entry a name: the line that names it, and those below it that are indented more.
-    entries = re.split(r"(?m)^(?=    \w)", theirs[2])
-    added = "".join(entry for entry in entries if (name := re.match(r"    (\w+)", entry)) and name[1] not in own)
-    ours = _ARGUMENTS.search(text)
-    if ours is None:
-        return f"{text}\nArgs:\n{added}"
-    return text[: ours.end()].rstrip("\n") + "\n" + added.rstrip("\n") + "\n" + text[ours.end() :]
+    if (ours := _ARGUMENTS.search(text)) is not None:
+        return text[: ours.end()].rstrip("\n") + "\n" + added + "\n" + text[ours.end() :].lstrip("\n")
+    end = section.start() if (section := _SECTION.search(text)) is not None else len(text)
+    return text[:end].rstrip("\n") + f"\n\nArgs:\n{added}\n" + text[end:]
+
+
+def _entries(docstring: str) -> dict[str, str]:
+    """What a docstring says of each argument: the line that names it, and those below it that are indented more."""
+    block = _ARGUMENTS.search(docstring)
+    entries = re.split(r"(?m)^(?=    \w)", block[2]) if block is not None else []
+    return {name[1]: entry.rstrip("\n") + "\n" for entry in entries if (name := re.match(r"    (\w+)", entry))}

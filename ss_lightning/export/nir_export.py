@@ -76,7 +76,7 @@ def to_nir(
     """
     nir = import_nir()
     if isinstance(network, SpikingNetwork):
-        network = network.folded()
+        network = network.plain_copy()
     layers, shape, about = describe(network, sample_shape)
     check_plain(network, layers)
     writer = _Writer(nir, dt, inhibition if self_inhibiting else None, shape)

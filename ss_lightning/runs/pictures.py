@@ -19,7 +19,6 @@ from ss_lightning import plots
 from ss_lightning.errors import UsageError
 from ss_lightning.events import EventBatch
 from ss_lightning.files import save_bytes
-from ss_lightning.losses import decision_step
 from ss_lightning.module import SpikingClassifier
 from ss_lightning.networks import NetworkOutput, Spikes, evaluating
 from ss_lightning.runs.history import EpochHistory
@@ -140,10 +139,10 @@ def draw_network(
             output.readout.float().cpu(),
             true,
             scores.argmax(1).tolist(),
-            (decision_step(output.readout, network.decoder) * network.step_ms).tolist(),
+            (network.decoder.decision_step(output.readout) * network.step_ms).tolist(),
             class_names,
             network.step_ms,
-            "readout spikes" if network.decoder == "first_spike" else "readout membrane",
+            "readout spikes" if network.decoder.readout_fires else "readout membrane",
         ),
         "first_spike_times": plots.first_spike_histogram(
             {name: layer.first_spike_time.cpu() for name, layer in zip(layers, whole.activity, strict=True)},

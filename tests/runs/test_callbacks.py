@@ -108,7 +108,7 @@ class TestPictures:
 class TestHiddenSpikes:
     """What is heard layer by layer is what the network reports of itself."""
 
-    @pytest.mark.parametrize("neuron", ["single", "standard", "multi"])
+    @pytest.mark.parametrize("neuron", ["single", "standard_single", "multi"])
     def test_mlp(self, neuron):
         network = model(hidden=[12, 7], neuron=neuron).network
         dense = (torch.rand(20, 5, 4) < 0.3).float()
