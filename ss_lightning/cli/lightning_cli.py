@@ -28,7 +28,14 @@ from ss_lightning.cli.weights_and_biases import finish_wandb, start_wandb
 from ss_lightning.data import EventDataModule
 from ss_lightning.errors import DataError, UsageError
 from ss_lightning.files import display_path
-from ss_lightning.parsing import explain_parser_error, innermost_error
+from ss_lightning.parsing import (
+    explain_parser_error,
+    innermost_error,
+    parser_keys,
+    read_yaml,
+    typed_settings,
+    written_settings,
+)
 from ss_lightning.runs.checkpoints import AtomicCheckpointIO, BestCheckpoint, LastCheckpoint, MetricsLogger
 from ss_lightning.runs.comparison import refuse_other_architecture
 from ss_lightning.runs.folders import (
@@ -50,6 +57,9 @@ _RUN_VARIABLE = "SS_LIGHTNING_RUN"
 
 _CHECKPOINT_VARIABLE = "SS_LIGHTNING_CHECKPOINT"
 
+
+# Classes whose arguments follow these keys.
+_OWNERS = {"trainer": Trainer, "checkpoint": BestCheckpoint, "pictures": Pictures}
 
 _LINKS = ("input_shape", "num_classes", "step_ms")
 
@@ -163,8 +173,9 @@ class SpikingCLI(LightningCLI):
             self.config = parser.parse_args(arguments)
         except ArgumentError as error:
             subparser = self._subcommand_parsers.get(arguments[0], parser)
-            known = [action.dest for action in subparser._actions]
-            raise UsageError(explain_parser_error(error, known)) from error
+            settings = [setting for path in _configs(arguments) for setting in written_settings(read_yaml(str(path)))]
+            settings += typed_settings(arguments)
+            raise UsageError(explain_parser_error(error, parser_keys(subparser), settings, _OWNERS)) from error
 
     def _set_seed(self) -> None:
         try:
