@@ -71,8 +71,9 @@ def exists(member):
             continue
         for part in parts[split:]:
             found = getattr(found, part, None)
-        # An attribute that a constructor sets is not on the class; its name stands in the class's source.
-        return hasattr(found, name) or (inspect.isclass(found) and f"self.{name}" in inspect.getsource(found))
+        # An attribute that a constructor sets is not on the class; its name stands in the source of one of its bases.
+        bases = [base for base in getattr(found, "__mro__", ()) if base.__module__ != "builtins"]
+        return hasattr(found, name) or any(f"self.{name}" in inspect.getsource(base) for base in bases)
     return False
 
 
