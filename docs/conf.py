@@ -21,9 +21,10 @@ extensions = [
     "sphinx.ext.viewcode",
     "sphinx_copybutton",
     "generated_pages",
+    "site_links",
 ]
 exclude_patterns = ["_build", "_extensions"]
-# A reference to a name of ours that does not exist stops the build; `generated_pages` lets names of other packages pass.
+# A reference to a name of ours that does not exist stops the build; generated_pages lets names of other packages pass.
 nitpicky = True
 
 # Markdown and notebooks. Notebooks keep the outputs that they were stored with.

@@ -20,6 +20,7 @@ import re
 import shutil
 import typing
 from collections.abc import Iterator
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -100,12 +101,20 @@ API = {
     "export": ("Export", "Trained networks for other tools.", {"ss_lightning.export": "*"}),
     "package": ("Errors and the rest", "Errors caused by user input, and further names.", {PACKAGE: "*"}),
 }
+# Packages whose every public name must be shown.
+PACKAGES = (
+    PACKAGE,
+    "ss_lightning.data",
+    "ss_lightning.functional",
+    "ss_lightning.networks",
+    "ss_lightning.export",
+)
 # Hooks that Lightning calls and a reader does not.
 HOOKS = re.compile(r"^(on_|(training|validation|test)_step$)")
 COMMANDS = ("fit", "validate", "test", "predict", "report", "results", "folds", "sweep", "export", "benchmark")
 
 
-# Public names ----------------------------------------------------------------------------------------------------------
+# Public names ---------------------------------------------------------------------------------------------------------
 
 
 def public_names(module: ModuleType) -> list[str]:
@@ -147,19 +156,21 @@ def kind_of(thing: Any) -> str:
 
 def api_page(title: str, about: str, entries: list[tuple[str, Any]]) -> str:
     """One page: a table of its names, then the docstrings."""
-    table = "\n".join(f"   {name}" for name, _ in entries)
+    table = "\n".join(f"   {name}" for name, thing in entries if kind_of(thing) != "data")
     parts = [f"# {title}\n\n{about}\n\n```{{eval-rst}}\n.. autosummary::\n   :nosignatures:\n\n{table}\n```\n"]
     for name, thing in entries:
         kind = kind_of(thing)
-        members = "   :members:\n   :show-inheritance:\n" if kind == "class" else ""
-        # An alias of a type has no docstring of its own worth showing.
-        options = members or ("   :no-value:\n" if kind == "data" else "")
         heading = f"## {name.rpartition('.')[2]}"
-        parts.append(f"{heading}\n\n```{{eval-rst}}\n.. auto{kind}:: {name}\n{options}```\n")
+        if kind == "data":  # constants and types: their value says it
+            directive = f".. py:data:: {name}\n   :value: {' '.join(str(thing).split())}\n"
+        else:
+            options = "   :members:\n   :show-inheritance:\n" if kind == "class" else ""
+            directive = f".. auto{kind}:: {name}\n{options}"
+        parts.append(f"{heading}\n\n```{{eval-rst}}\n{directive}```\n")
     return "\n".join(parts)
 
 
-# Keys of configs -------------------------------------------------------------------------------------------------------
+# Keys of configs ------------------------------------------------------------------------------------------------------
 
 
 @dataclasses.dataclass
@@ -210,7 +221,8 @@ def type_words(kind: Any) -> str:
         return " or ".join(dict.fromkeys(type_words(part) for part in arguments))
     if arguments and isinstance(origin, type):
         inner = list(dict.fromkeys(type_words(part) for part in arguments if part is not Ellipsis))
-        return f"list of {inner[0]}s" if len(inner) == 1 and " " not in inner[0] else f"list ({', '.join(inner)})"
+        plain = len(inner) == 1 and " or " not in inner[0] and inner[0] in words.values()
+        return f"list of {inner[0]}s" if plain else f"list ({', '.join(inner)})"
     return re.sub(r"\b[\w.]+\.(\w+)", r"\1", getattr(kind, "__name__", str(kind)))
 
 
@@ -246,7 +258,7 @@ def key_page() -> str:
     ]
     everywhere = keys_of(data.EventDataModule)
     shared = {key.name for key in everywhere}
-    pictures = getattr(import_module("ss_lightning.runs.callbacks"), "Pictures")
+    pictures = import_module("ss_lightning.cli.lightning_cli").Pictures
     parts = [
         (DOCS / "_extensions" / "config_keys.md").read_text(encoding="utf-8"),
         "## model: both classifiers\n",
@@ -255,7 +267,7 @@ def key_page() -> str:
         key_table([key for key in mlp if key.name not in common], "model."),
         "## model: ConvClassifier\n\nConvolutional networks, `class_path: ss_lightning.ConvClassifier`.\n",
         key_table([key for key in conv if key.name not in common or key.name == "hidden"], "model."),
-        "## data: every data set\n\nA data set may have other defaults for the time grid; its own table then says so.\n",
+        "## data: every data set\n\nA data set may have other defaults; its own table then says so.\n",
         key_table(everywhere, "data."),
     ]
     defaults = {key.name: key.default for key in everywhere}
@@ -270,7 +282,7 @@ def key_page() -> str:
     return "\n".join(parts)
 
 
-# Commands, configs, notebooks ------------------------------------------------------------------------------------------
+# Commands, configs, notebooks -----------------------------------------------------------------------------------------
 
 
 def help_of(command: str) -> str:
@@ -292,16 +304,21 @@ def help_of(command: str) -> str:
 def command_page() -> str:
     """The help of every command."""
     parts = [(DOCS / "_extensions" / "commands.md").read_text(encoding="utf-8")]
-    parts += [f"## {command}\n\n```console\n{help_of(command)}\n```\n" for command in COMMANDS]
+    parts += [f"## {command}\n\n```text\n{help_of(command)}\n```\n" for command in COMMANDS]
     return "\n".join(parts)
 
 
 def config_page() -> str:
     """The configs that come with the package, with what they say of themselves."""
     parts = [(DOCS / "_extensions" / "configs.md").read_text(encoding="utf-8")]
-    folders = {"": "First choices", "best": "Highest accuracy", "paper": "Recipes of the paper", "sweeps": "Sweep files"}
+    folders = {
+        "": "First choices",
+        "best": "Highest accuracy",
+        "paper": "Recipes of the paper",
+        "sweeps": "Sweep files",
+    }
     found = {path.parent.relative_to(ROOT / "configs").as_posix() for path in (ROOT / "configs").rglob("*.yaml")}
-    for folder in sorted(found, key=lambda name: (list(folders).index(key) if (key := name.strip(".")) in folders else 99)):
+    for folder in sorted(found, key=lambda name: [*folders, name.strip(".")].index(name.strip("."))):
         key = folder.strip(".")
         rows = []
         for path in sorted((ROOT / "configs" / folder).glob("*.yaml")):
@@ -339,14 +356,22 @@ def write_pages(app: Sphinx, config: Any) -> None:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
-# References ------------------------------------------------------------------------------------------------------------
+@cache
+def shown_names() -> dict[int, str]:
+    """The name under which the reference shows something, by its identity."""
+    return {id(thing): name for entries in api_entries().values() for name, thing in entries}
+
+
+# References -----------------------------------------------------------------------------------------------------------
 
 
 def documented_name(target: str, module: str) -> str | None:
     """The name under which the reference shows what ``target`` means; None for what is not shown."""
-    shown = {id(thing): name for entries in api_entries().values() for name, thing in entries}
-    for base in ("", f"{module}."):
-        parts = f"{base}{target}".split(".")
+    shown = shown_names()
+    for name in (target, f"{module}.{target}"):
+        parts = name.split(".")
+        if parts[0] != PACKAGE:
+            continue
         for cut in range(len(parts) - 1, 0, -1):
             try:
                 thing: Any = import_module(".".join(parts[:cut]))
@@ -360,38 +385,55 @@ def documented_name(target: str, module: str) -> str | None:
     return None
 
 
-def is_ours(target: str, module: str) -> bool:
-    """Whether a name that was not found should have been: one of this package that is public."""
+def exists(target: str) -> bool:
+    """Whether a full name of ours stands for something, also for something that the reference does not show."""
     parts = target.split(".")
-    return parts[0] == PACKAGE and not any(part.startswith("_") for part in parts)
+    for cut in range(len(parts), 0, -1):
+        try:
+            thing: Any = import_module(".".join(parts[:cut]))
+        except ImportError:
+            continue
+        for part in parts[cut:]:
+            if not hasattr(thing, part) and part not in getattr(thing, "__annotations__", {}):
+                return False
+            thing = getattr(thing, part, None)
+        return True
+    return False
 
 
 def resolve(app: Sphinx, env: BuildEnvironment, node: pending_xref, content: nodes.TextElement) -> nodes.Node | None:
-    """Find a name of ours under the name it is shown by; names of other packages become plain text."""
+    """Find a name of ours under the name it is shown by.
+
+    Names of other packages and names that the reference does not show become plain text. Only a name of ours that does
+    not exist is left to Sphinx, which then warns.
+    """
     if node.get("refdomain") != "py":
         return None
-    target, module = node["reftarget"], node.get("py:module") or ""
-    name = documented_name(target, module)
+    target = node["reftarget"]
+    name = documented_name(target, node.get("py:module") or "")
     objects = env.domains.python_domain.objects
-    if name is None and "." in target and not is_ours(target, module):
+    if name is None and "." in target:
         found = [known for known in objects if known.endswith(f".{target}")]
         name = found[0] if len(found) == 1 else None
     if name in objects:
         entry = objects[name]
         return make_refnode(app.builder, node["refdoc"], entry.docname, entry.node_id, content, name)
-    # A whole module of ours has no page of its own.
-    if target == PACKAGE or (is_ours(target, module) and is_module(target)):
-        return content
-    return None if is_ours(target, module) else content
+    return None if target.split(".")[0] == PACKAGE and not exists(target) else content
 
 
-def is_module(name: str) -> bool:
-    """Whether a name is that of a module."""
-    try:
-        import_module(name)
-    except ImportError:
-        return False
-    return True
+def show_public_bases(app: Sphinx, name: str, thing: Any, options: Any, bases: list[Any]) -> None:
+    """In the place of a base that the reference does not show, show that one's bases."""
+    while hidden := [base for base in bases if is_hidden(base)]:
+        at = bases.index(hidden[0])
+        bases[at : at + 1] = [base for base in hidden[0].__bases__ if base not in bases]
+    if len(bases) > 1 and object in bases:
+        bases.remove(object)
+
+
+def is_hidden(base: Any) -> bool:
+    """Whether a class is one of ours that the reference does not show."""
+    ours = inspect.isclass(base) and base.__module__.split(".")[0] == PACKAGE
+    return ours and id(base) not in shown_names()
 
 
 def leave_out(app: Sphinx, what: str, name: str, thing: Any, skip: bool, options: Any) -> bool | None:
@@ -406,4 +448,5 @@ def setup(app: Sphinx) -> dict[str, bool]:
     app.connect("config-inited", write_pages)
     app.connect("missing-reference", resolve)
     app.connect("autodoc-skip-member", leave_out)
+    app.connect("autodoc-process-bases", show_public_bases)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
