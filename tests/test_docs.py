@@ -95,7 +95,8 @@ def test_the_page_of_config_keys_has_types_defaults_and_meanings(generated_pages
     page = generated_pages.key_page()
     rows = [line.strip("| ").split(" | ") for line in page.splitlines() if line.startswith("| `")]
     keys = {row[0].strip("`"): row[1:] for row in rows}
-    assert keys["model.hidden"][:2] == ["list of whole numbers", "`[300]`"]
+    hidden = [row[1:3] for row in rows if row[0] == "`model.hidden`"]
+    assert hidden == [["list of whole numbers", f"`[{size}]`"] for size in (300, 1000)]
     assert keys["model.decoder"][:2] == ["`sum`, `max`, `softmax`, `first_spike`", "`sum`"]
     assert keys["data.batch_size"][:2] == ["whole number", "`128`"]
     assert "data.augment.unit_shift" in keys

@@ -248,7 +248,7 @@ def key_page() -> str:
     package, data = import_module(PACKAGE), import_module("ss_lightning.data")
     linked = ("input_shape", "num_classes", "step_ms")
     mlp, conv = keys_of(package.MLPClassifier, linked), keys_of(package.ConvClassifier, linked)
-    common = {key.name for key in mlp} & {key.name for key in conv}
+    common = {key.name for key in mlp if key in conv}
     modules = [
         thing
         for name in data.__all__
@@ -266,7 +266,7 @@ def key_page() -> str:
         "## model: MLPClassifier\n\nFully connected networks, `class_path: ss_lightning.MLPClassifier`.\n",
         key_table([key for key in mlp if key.name not in common], "model."),
         "## model: ConvClassifier\n\nConvolutional networks, `class_path: ss_lightning.ConvClassifier`.\n",
-        key_table([key for key in conv if key.name not in common or key.name == "hidden"], "model."),
+        key_table([key for key in conv if key.name not in common], "model."),
         "## data: every data set\n\nA data set may have other defaults; its own table then says so.\n",
         key_table(everywhere, "data."),
     ]
