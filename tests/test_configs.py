@@ -5,6 +5,7 @@ import shlex
 from pathlib import Path
 
 import pytest
+import snntorch as snn
 import yaml
 
 from ss_lightning.cli.commands import main
@@ -101,10 +102,9 @@ def test_readme_is_short():
     assert len(README.splitlines()) <= 130
 
 
-def test_readme_snntorch_examples():
+def test_readme_snntorch_example():
+    (code,) = [block for block in blocks(README, "python") if "SingleSpikeLeaky" in block]
     names = {}
-    for code in blocks(README, "python"):
-        if "SingleSpikeLeaky" in code:
-            exec(compile(code, "README.md", "exec"), names)
-    assert names["spikes"].shape == (50, 8, 300)
-    assert names["spikes"].sum(0).max() <= 1
+    exec(compile(code, "README.md", "exec"), names)
+    assert isinstance(names["neuron"], snn.Leaky)
+    assert names["spk"].shape == (8, 300)
