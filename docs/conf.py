@@ -37,7 +37,6 @@ suppress_warnings = ["mystnb.unknown_mime_type"]
 autoclass_content = "both"
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
-autodoc_preserve_defaults = True
 autosummary_generate = False
 napoleon_use_ivar = True
 napoleon_use_rtype = False
