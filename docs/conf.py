@@ -10,7 +10,8 @@ sys.path.insert(0, str(DOCS.parent))
 import ss_lightning  # noqa: E402
 
 project = "ss_lightning"
-author = "the ss_lightning authors"
+author = "The ss_lightning developers"
+copyright = f"2026, {author}"
 release = version = ss_lightning.__version__
 
 extensions = [
