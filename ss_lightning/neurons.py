@@ -47,6 +47,10 @@ def reset(net: nn.Module) -> None:
             module.reset_mem()
 
 
+def _clamped(decay: Tensor) -> Tensor:
+    return clamp_inward(decay) if decay.requires_grad and torch.is_grad_enabled() else decay.clamp(0, 1)
+
+
 def _track(neuron: SpikingNeuron) -> None:
     """Let ``snntorch.utils.reset`` reach the neuron without keeping it alive.
 
@@ -87,7 +91,7 @@ class _Tracked(SpikingNeuron):
 
     def decay(self) -> Tensor:
         """``beta`` clamped to ``[0, 1]``, with a gradient that can always bring it back inside."""
-        return clamp_inward(self.beta)
+        return _clamped(self.beta)
 
     def __getstate__(self) -> dict[str, Any]:
         """The neuron with its states cut from the graph, which deepcopy and pickle refuse."""
@@ -222,7 +226,7 @@ class _OneSpike(_Tracked):
                 "checkpointing), but its state is no longer that of this step. Build it with init_hidden=False and "
                 "hand the states through the checkpoint, or checkpoint the whole loop with its reset inside."
             )
-        if all(state.shape == input_.shape for state in states):
+        if all(_shape(state) == input_.shape for state in states):
             return states
         if isinstance(states[-1], Membrane):
             warnings.warn(
@@ -285,6 +289,10 @@ class _OneSpike(_Tracked):
         if plain and factor.numel() == 1 and factor.item() == 1:
             return spk  # multiplying a whole sequence by one costs as much as a step of the neuron
         return spk * factor.to(spk.dtype)
+
+
+def _shape(state: Tensor) -> torch.Size:
+    return state.parts[0].shape if isinstance(state, Membrane) else state.shape
 
 
 def _start(name: str, state: Tensor, input_: Tensor) -> Tensor:
@@ -437,6 +445,7 @@ class SingleSpikeLeaky(_FirstCrossing, snn.Leaky):
         reset_delay: bool = True,
         *,
         estimator: str = "ramp",
+        sequence: bool = False,
     ) -> None:
         super().__init__(
             beta=beta,
@@ -454,6 +463,7 @@ class SingleSpikeLeaky(_FirstCrossing, snn.Leaky):
             learn_graded_spikes_factor=learn_graded_spikes_factor,
             reset_delay=reset_delay,
             estimator=estimator,
+            sequence=sequence,
         )
 
 
@@ -505,6 +515,7 @@ class SingleSpikeSynaptic(_FirstCrossing, snn.Synaptic):
         reset_delay: bool = True,
         *,
         estimator: str = "ramp",
+        sequence: bool = False,
     ) -> None:
         super().__init__(
             alpha=alpha,
@@ -522,10 +533,11 @@ class SingleSpikeSynaptic(_FirstCrossing, snn.Synaptic):
             output=output,
             reset_delay=reset_delay,
             estimator=estimator,
+            sequence=sequence,
         )
 
     def _drive_step(self, current: Tensor, states: State) -> State:
-        syn = clamp_inward(self.alpha) * states[0] + current
+        syn = _clamped(self.alpha) * states[0] + current
         return self._quantised(syn), syn
 
     def _drive(self, current: Tensor) -> State:

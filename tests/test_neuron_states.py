@@ -7,13 +7,17 @@ The reference at the top knows nothing of the package: it goes sample by sample 
 import copy
 import functools
 import itertools
+import pickle
 
+import numpy as np
 import pytest
 import torch
+from snntorch import utils
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from ss_lightning import FastSigmoid, SingleSpikeLeaky, SingleSpikeSynaptic, StandardSingleSpikeLeaky, reset
+from ss_lightning.functional.membrane import join
 
 STEPS, BATCH, NEURONS, HALF, SLOPE = 14, 3, 5, 6, 4.0
 KINDS = ["ramp", "survival", "flat", "masked", "standard"]
@@ -234,7 +238,7 @@ def names_of(neuron):
 
 def explicit(neuron, current, program, start, step=None):
     """States go from hand to hand."""
-    step = step or neuron
+    step = neuron if step is None else step
     rest = torch.zeros_like(current[0])
     states = [rest for _ in names_of(neuron)]
     first = program.first(neuron, start)
@@ -251,7 +255,7 @@ def explicit(neuron, current, program, start, step=None):
 
 def hidden(neuron, current, program, start, step=None):
     """The neuron keeps its states; the program reaches into them."""
-    step = step or neuron
+    step = neuron if step is None else step
     reset(neuron)
     first = program.first(neuron, start)
     if first is not None:
@@ -269,7 +273,7 @@ def hidden(neuron, current, program, start, step=None):
 
 def handwritten(neuron, current, program, start, step=None):
     """A cell of its own: rows of the batch are streams that one neuron object serves one after the other."""
-    step = step or neuron
+    step = neuron if step is None else step
     names = names_of(neuron)
     first = program.first(neuron, start)
     rest = torch.zeros(NEURONS, dtype=current.dtype)
@@ -337,7 +341,8 @@ def actual(family, kind, spike_grad, program, loop, run=None):
     else:
         spikes, membranes = run(neuron, LOOPS[loop], current, begin)
     loss = (spikes * weight).sum() + (membranes * weight_mem).sum()
-    return spikes.detach(), torch.autograd.grad(loss, list(leaves.values()))
+    loss.backward()
+    return spikes.detach(), [leaf.grad for leaf in leaves.values()]
 
 
 def same(a, b):
@@ -427,3 +432,363 @@ def test_around_a_loop(family, kind, spike_grad, loop, around):
 @pytest.mark.parametrize("loop", ["explicit", "init_hidden"])
 def test_compiled(family, kind, spike_grad, loop):
     assert same(actual(family, kind, spike_grad, Program(), loop, compiled_steps), expected(family, kind, WHOLE))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("program", ["permuted", "detached", "partial-masked_out", "partial-joined"])
+def test_compiled_loop(program):
+    """The program around the neuron is compiled as well."""
+    torch._dynamo.reset()
+
+    def run(neuron, loop, current, start):
+        return torch.compile(lambda x: loop(neuron, x, PROGRAMS[program], start), backend="aot_eager")(current)
+
+    found = actual("leaky", "survival", FastSigmoid(SLOPE), PROGRAMS[program], "explicit", run)
+    assert same(found, expected("leaky", "survival", PROGRAMS[program]))
+
+
+@FAMILY
+@WAYS
+@pytest.mark.parametrize("around", ["checkpoint-loop", "checkpoint-loop-reentrant", "autocast"])
+def test_around_a_loop_that_keeps_its_states(family, kind, spike_grad, around):
+    found = actual(family, kind, spike_grad, Program(), "init_hidden", AROUND[around])
+    assert same(found, expected(family, kind, WHOLE))
+
+
+@FAMILY
+@WAYS
+@pytest.mark.parametrize("around", [None, "checkpoint-loop", "checkpoint-loop-reentrant", "autocast"])
+@pytest.mark.parametrize("init_hidden", [False, True])
+def test_sequence(family, kind, spike_grad, around, init_hidden):
+    """Whole sequences begin at rest, so the programs that reach into a loop have no counterpart."""
+    neuron = make(family, kind, spike_grad, init_hidden=init_hidden, output=True, sequence=True)
+    current, weight, weight_mem = inputs(family)
+    current.requires_grad_()
+    leaves = leaves_of(neuron, current, None)
+
+    def loop(neuron, x, program, start):
+        spikes, *_, membrane = neuron(x)
+        return spikes, membrane * 1.0
+
+    spikes, membranes = (
+        loop(neuron, current, None, None) if around is None else AROUND[around](neuron, loop, current, None)
+    )
+    ((spikes * weight).sum() + (membranes * weight_mem).sum()).backward()
+    assert same((spikes.detach(), [leaf.grad for leaf in leaves.values()]), expected(family, kind, WHOLE))
+
+
+@FAMILY
+@WAYS
+def test_deep_copy_of_a_neuron_that_keeps_its_states(family, kind, spike_grad):
+    """A copy is no part of the graph: what it goes on with is cut there, and it remembers who has fired."""
+    neuron = make(family, kind, spike_grad, init_hidden=True)
+    current, weight, weight_mem = inputs(family)
+    current.requires_grad_()
+    leaves = leaves_of(neuron, current, None)
+    spikes, membranes = [], []
+    for t, x in enumerate(current.unbind(0)):
+        if t == HALF:
+            twin = copy.deepcopy(neuron)
+            for name, parameter in neuron.named_parameters():
+                setattr(twin, name, parameter)
+            neuron = twin
+        spikes.append(neuron(x))
+        membranes.append(neuron.mem)
+    spikes, membranes = torch.stack(spikes), torch.stack(membranes)
+    ((spikes * weight).sum() + (membranes * weight_mem).sum()).backward()
+    found = spikes.detach(), [leaf.grad for leaf in leaves.values()]
+    assert same(found, expected(family, kind, WHOLE, cuts=(HALF,)))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_autocast_of_a_network(kind):
+    """The current comes in a lower precision than the membrane keeps."""
+    torch.manual_seed(0)
+    layer, x = nn.Linear(NEURONS, NEURONS), torch.randn(STEPS, BATCH, NEURONS) * 2
+    neuron = make("leaky", kind, FastSigmoid(SLOPE), dtype=torch.float32)
+    mem, currents, spikes = None, [], []
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        for step in x:
+            current = layer(step)
+            current.retain_grad()
+            spk, mem = neuron(current, mem if mem is not None else torch.zeros(BATCH, NEURONS))
+            currents.append(current)
+            spikes.append(spk)
+    spikes = torch.stack(spikes)
+    weight = torch.randn(STEPS, BATCH, NEURONS).bfloat16().double()
+    (spikes.double() * weight).sum().backward()
+    leaves = leaves_of(make("leaky", kind, FastSigmoid(SLOPE), dtype=torch.float32), None, None)
+    leaves = {name: leaf if leaf is None else leaf.detach().double().requires_grad_() for name, leaf in leaves.items()}
+    leaves["current"] = torch.stack(currents).detach().double().requires_grad_()
+    run = Reference(kind, leaves, weight, torch.zeros_like(weight))
+    for row in range(BATCH):
+        run.sample([(t, row) for t in range(STEPS)], torch.zeros_like(START))
+    wanted, grads = run.results()
+    assert spikes.dtype == torch.bfloat16
+    assert spikes.sum() > 0
+    assert torch.equal(spikes.double(), wanted)
+    found = torch.stack([current.grad for current in currents])
+    torch.testing.assert_close(found.double(), grads[0], rtol=2**-8, atol=1e-5)
+
+
+# Negative controls ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_wrong_program_would_be_seen(kind):
+    """The comparison above fails for a loop that forgets who has fired, or whose memory has no gradient."""
+    wanted = expected("leaky", kind, WHOLE)
+
+    class Forgets(Program):
+        def between(self, t, states):
+            return tuple(state.plain() for state in states)
+
+    forgets = actual("leaky", kind, FastSigmoid(SLOPE), Forgets(), "explicit")
+    assert forgets[0].sum(0).max() > 1
+    assert not same(forgets, wanted)
+
+    class LosesGradient(Program):
+        """Keeps the marks and the membrane's own gradient, not that of the memory."""
+
+        def between(self, t, states):
+            return tuple(join(state.plain(), state.fired, state.kind) if t > 1 else state for state in states)
+
+    loses = actual("leaky", kind, FastSigmoid(SLOPE), LosesGradient(), "explicit")
+    assert torch.equal(loses[0], wanted[0])
+    assert same(loses, wanted) == (kind in ("masked", "standard"))  # these two send nothing through it
+    other = expected("leaky", kind, WHOLE, cuts=(HALF,), forget=True)
+    assert other[0].sum(0).max() > 1
+
+
+# What a program cannot say, and what goes wrong aloud -------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("reentrant", [False, True])
+@pytest.mark.parametrize("reset_before_backward", [False, True])
+def test_checkpointed_steps_of_a_neuron_that_keeps_its_states_are_refused(kind, reentrant, reset_before_backward):
+    """A step computed again would start from the state of another step."""
+    neuron = make("leaky", kind, FastSigmoid(SLOPE), init_hidden=True)
+    current, weight, _ = inputs("leaky")
+    current.requires_grad_()
+    spikes = torch.stack([checkpoint(neuron, x, use_reentrant=reentrant) for x in current.unbind(0)])
+    if reset_before_backward:
+        reset(neuron)
+    with pytest.raises(RuntimeError, match="init_hidden=False"):
+        (spikes * weight).sum().backward()
+
+
+def test_membranes_with_different_memories_do_not_add_up():
+    neuron = make("leaky", "ramp", FastSigmoid(SLOPE))
+    rest, strong = torch.zeros(BATCH, NEURONS).double(), torch.full((BATCH, NEURONS), 9.0).double()
+    _, fired = neuron(strong, rest)
+    _, quiet = neuron(rest, rest)
+    mean = (fired + quiet) / 2
+    assert type(mean.sum()) is torch.Tensor
+    torch.testing.assert_close(mean.as_subclass(torch.Tensor), fired.plain() / 2)
+    with pytest.raises(ValueError, match="unknown which of its neurons"):
+        neuron(rest, mean)
+    _, other = neuron(strong * 2, rest)
+    spk, _ = neuron(strong, (fired + other) / 2)
+    assert spk.sum() == 0, "both have fired, so the mean has"
+
+
+def test_membrane_of_another_estimator_is_refused_unless_cut_from_the_graph():
+    current = inputs("leaky")[0].requires_grad_()
+    _, mem = make("leaky", "ramp", FastSigmoid(SLOPE))(current[0] * 9, torch.zeros_like(current[0]))
+    neuron = make("leaky", "survival", FastSigmoid(SLOPE))
+    with pytest.raises(ValueError, match=r"estimator 'ramp'.*detach"):
+        neuron(current[1], mem)
+    spk, _ = neuron(current[1] + 9, mem.detach())
+    assert torch.equal(spk == 0, mem.fired)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_steps_after_a_whole_sequence(kind):
+    neuron = make("leaky", kind, FastSigmoid(SLOPE), sequence=True)
+    current = inputs("leaky")[0].requires_grad_()
+    spikes, membrane = neuron(current)
+    neuron.sequence = False
+    with pytest.raises(ValueError, match=r"whole sequence.*detach"):
+        neuron(current[0], membrane[-1])
+    spk, _ = neuron(current[0] + 9, membrane[-1].detach())
+    assert torch.equal(spk, 1 - spikes.sum(0))
+
+
+def test_one_object_for_streams_of_different_sizes():
+    neuron = SingleSpikeLeaky(0.9)
+    states = {8: torch.zeros(1, 8), 3: torch.zeros(1, 3)}
+    totals = {size: torch.zeros(1, size) for size in states}
+    for _ in range(30):
+        for size in states:
+            spk, states[size] = neuron(torch.ones(1, size), states[size])
+            totals[size] += spk
+    assert all(torch.equal(total, torch.ones_like(total)) for total in totals.values())
+
+
+def test_every_sample_begins_at_a_start_that_is_not_zero():
+    neuron = SingleSpikeLeaky(0.9)
+    start = torch.full((6,), 0.5)
+    for first in (start.expand(4, 6), torch.full((4, 6), 0.5), start):
+        mem, total = first, 0
+        for _ in range(10):
+            spk, mem = neuron(torch.full((4, 6), 0.3), mem)
+            total += spk.sum().item()
+        assert total == 24
+    with pytest.raises(ValueError, match=r"`mem` has the shape \(5,\)"):
+        neuron(torch.ones(4, 6), torch.ones(5))
+
+
+def test_rollout_replayed_in_another_order():
+    neuron = SingleSpikeLeaky(0.9)
+    x = torch.randn(20, 4, 6, generator=torch.Generator().manual_seed(0))
+    mem, stored, spikes = torch.zeros(4, 6), [], []
+    with torch.no_grad():
+        for step in x:
+            stored.append(mem)
+            spk, mem = neuron(step, mem)
+            spikes.append(spk)
+    for t in torch.randperm(20, generator=torch.Generator().manual_seed(1)).tolist():
+        assert torch.equal(neuron(x[t], stored[t])[0], spikes[t])
+    at_rest, later = stored[0], torch.stack(stored[1:])
+    assert type(at_rest) is torch.Tensor
+    order = torch.randperm(19, generator=torch.Generator().manual_seed(2))
+    replayed, _ = neuron(x[1:][order].flatten(0, 1), later[order].flatten(0, 1))
+    assert torch.equal(replayed, torch.stack(spikes)[1:][order].flatten(0, 1))
+
+
+def test_a_plain_copy_of_a_membrane_is_announced():
+    _, mem = SingleSpikeLeaky(0.9)(torch.ones(2, 3), torch.zeros(2, 3))
+    record = torch.zeros(1, 2, 3)
+    with pytest.warns(UserWarning, match="does not remember which neurons have fired"):
+        record[0] = mem
+    assert torch.equal(record[0], mem.plain())
+
+
+class TestForgottenReset:
+    def network(self, **options):
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Linear(5, 5), SingleSpikeLeaky(0.9, init_hidden=True, **options))
+
+    x = torch.rand(10, 4, 5, generator=torch.Generator().manual_seed(0)) * 3
+
+    @pytest.mark.parametrize("options", [{}, {"spike_grad": general_surrogate}, {"estimator": "masked"}])
+    def test_in_training_the_error_names_the_reset(self, options):
+        net = self.network(**options)
+        sum(net(step) for step in self.x).sum().backward()
+        with pytest.raises(RuntimeError, match=r"without a reset.*ss_lightning\.reset\(net\)"):
+            sum(net(step) for step in self.x).sum().backward()
+        reset(net)
+        sum(net(step) for step in self.x).sum().backward()
+
+    def test_explicit_states(self):
+        neuron = SingleSpikeSynaptic(0.8, 0.9)
+        x = self.x.clone().requires_grad_()
+        syn, mem = torch.zeros(4, 5), torch.zeros(4, 5)
+        for attempt in range(2):
+            total = 0
+            for step in x.unbind(0):
+                spk, syn, mem = neuron(step, syn, mem)
+                total = total + spk.sum()
+            if attempt:
+                with pytest.raises(RuntimeError, match=r"ss_lightning\.reset\(net\)"):
+                    total.backward()
+            else:
+                total.backward()
+
+    def test_without_gradients_it_is_said_once(self):
+        net = self.network()
+        with torch.no_grad():
+            first = sum(net(step).sum() for step in self.x)
+            with pytest.warns(UserWarning, match=r"ss_lightning\.reset\(net\)") as said:
+                second = sum(net(step).sum() for _ in range(3) for step in self.x)
+        assert first > 0
+        assert second == 0
+        assert len(said) == 1
+
+    def test_another_batch_size(self):
+        net = self.network()
+        with torch.no_grad():
+            net(self.x[0])
+            with pytest.warns(UserWarning, match=r"shape \(4, 5\).*shape \(3, 5\).*reset"):
+                net(self.x[0, :3])
+
+    @pytest.mark.filterwarnings("error")
+    @pytest.mark.parametrize("rest", [reset, utils.reset], ids=["reset", "utils.reset"])
+    def test_nothing_is_said_of_a_program_that_resets(self, rest):
+        net = self.network()
+        with torch.no_grad():
+            for size in (4, 4, 3, 4):
+                rest(net)
+                for step in torch.cat([self.x] * 4):
+                    net(step[:size])
+
+    def test_another_error_of_the_graph_stays_what_it_is(self):
+        neuron = make("leaky", "ramp", FastSigmoid(SLOPE))
+        x = inputs("leaky")[0].requires_grad_()
+        _, mem = neuron(x[0], torch.zeros_like(x[0]))
+        spk, _ = neuron(x[1], mem)
+        mem.zero_()
+        with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+            spk.sum().backward()
+
+
+class TestTheTensor:
+    def membrane(self):
+        return SingleSpikeLeaky(0.9)(torch.tensor([[0.2, 3.0], [1.5, -1.0]]), torch.zeros(2, 2))[1]
+
+    def test_copies_and_files_keep_the_memory(self, tmp_path):
+        mem = self.membrane()
+        torch.save(mem, tmp_path / "mem.pt")
+        for twin in (
+            copy.deepcopy(mem),
+            pickle.loads(pickle.dumps(mem)),
+            torch.load(tmp_path / "mem.pt", weights_only=False),
+            mem.clone(),
+            mem.data,
+            mem.to(torch.float64).float(),
+        ):
+            assert torch.equal(twin.fired, torch.tensor([[False, True], [True, False]]))
+            assert torch.equal(twin.plain(), mem.plain())
+        mem.clone().zero_()
+        assert mem.fired.sum() == 2
+        mem.data.zero_()
+        assert mem.fired.sum() == 0
+
+    def test_readers_get_plain_tensors(self):
+        mem = self.membrane()
+        for read in (
+            lambda m: m.sum(),
+            lambda m: m > 1,
+            lambda m: m @ m.T,
+            lambda m: torch.zeros_like(m),
+            lambda m: nn.functional.cross_entropy(m, torch.tensor([0, 1])),
+            lambda m: nn.functional.linear(m, torch.eye(2)),
+            lambda m: m.max(1).values,
+        ):
+            assert type(read(mem)) is torch.Tensor
+        assert np.asarray(mem).tolist() == mem.tolist() == mem.plain().tolist()
+        assert "fired=2 of 4" in repr(mem)
+
+    def test_a_mask_puts_exactly_its_zeros_to_rest(self):
+        mem = self.membrane()
+        mask = torch.tensor([[1.0], [0.0]])
+        expected = torch.tensor([[False, True], [False, False]])
+        for masked in (mem * mask, mask * mem, torch.mul(mem, mask), mem * (mask > 0)):
+            assert torch.equal(masked.fired, expected)
+        mem *= mask
+        assert torch.equal(mem.fired, expected)
+        assert (self.membrane() * 1e-30).fired.sum() == 2
+
+    def test_arithmetic_keeps_the_memory(self):
+        mem = self.membrane()
+        for changed in (mem + 1, 1 - mem, mem.clamp(0, 1), mem.round(), mem - mem.detach(), -mem, mem.add_(3)):
+            assert torch.equal(changed.fired, torch.tensor([[False, True], [True, False]]))
+
+    def test_a_neuron_does_not_send_its_states_to_the_replicas_of_a_network(self):
+        neuron = SingleSpikeLeaky(0.9, init_hidden=True)
+        neuron(torch.ones(2, 3))
+        assert "mem" not in dict(neuron.named_buffers())
+        assert "mem" not in neuron.state_dict()
+        assert neuron.double().mem.dtype == torch.float64
+        assert neuron.mem.fired.shape == (2, 3)

@@ -120,35 +120,14 @@ class Membrane(_Parts):
             raise RuntimeError("a membrane in a graph cannot be pickled: detach it first")
         return _rebuild, (*self.parts, self.kind, self.requires_grad)
 
-    def __tensor_flatten__(self) -> tuple[list[str], str]:
-        """For torch.compile."""
-        return ["_value", "_fired"], self.kind
-
-    _value = property(lambda self: self.parts[0])
-    _fired = property(lambda self: self.parts[1])
-
-    @staticmethod
-    def __tensor_unflatten__(inner: dict[str, Tensor], kind: str, outer_size: Any, outer_stride: Any) -> Membrane:
-        """For torch.compile."""
-        return Membrane(inner["_value"], inner["_fired"], kind)
-
     @classmethod
     def __torch_function__(
         cls, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         """What a caller in Python does with a membrane: move it, compute with it, or read it (see the module)."""
-        kwargs = kwargs or {}
-        what, name = _classify(func)
-        if what == "move":
-            with torch._C.DisableTorchFunctionSubclass():
-                return func(*args, **kwargs)
-        if what == "write":  # in place: compute, then copy both parts back
-            target = args[0]
-            if not isinstance(target, Membrane):
-                return func(*_plain(args), **_plain(kwargs))
-            return target.copy_(_out_of_place(name)(*args, **kwargs))
-        result = func(*_plain(args), **_plain(kwargs))
-        return _rejoin(result, name, args, kwargs) if what == "compute" else result
+        if torch.compiler.is_compiling():
+            return _call_outside_of_graphs(func, args, kwargs or {})
+        return _call(func, args, kwargs or {})
 
     @classmethod
     def __torch_dispatch__(
@@ -169,11 +148,14 @@ class Membrane(_Parts):
                 )
             read = lambda tree: _each(tree, lambda leaf: leaf.parts[0] if isinstance(leaf, Membrane) else leaf)  # noqa: E731
             return func(*read(args), **read(kwargs))
-        values = func(*_part(args, 0), **_part(kwargs, 0))
         named = dict(zip((argument.name for argument in func._schema.arguments), args, strict=False)) | kwargs
         if name == "_to_copy":
             named.pop("dtype", None)
-        marks = func(**{k: _mark(v) if k in _VALUES else _part(v, 1) for k, v in named.items()})
+        of_marks = {k: _mark(v) if k in _VALUES else _part(v, 1) for k, v in named.items()}
+        # The parts keep count of what is written into them, through all their views, as any tensor does.
+        with torch._C._SetExcludeDispatchKeyGuard(torch._C.DispatchKey.ADInplaceOrView, False):
+            values = func(*_part(args, 0), **_part(kwargs, 0))
+            marks = func(**of_marks)
         if in_place:
             return args[0]
         kind = next(leaf.kind for leaf in _leaves((args, kwargs)) if isinstance(leaf, Membrane))
@@ -273,7 +255,7 @@ class _Split(torch.autograd.Function):
         ctx.set_materialize_grads(False)
         value = mem.parts[0]
         ctx.like = (value.shape, value.dtype, value.device)
-        number = MEMORY_GRADIENTS[mem.kind] if mem.requires_grad else 0
+        number = MEMORY_GRADIENTS[mem.kind] if ctx.needs_input_grad[0] else 0
         return value.detach(), *(value.new_zeros(()).expand(value.shape) for _ in range(number))
 
     @staticmethod
@@ -295,7 +277,7 @@ class _Join(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor | None) -> tuple[Tensor | None, ...]:
         value, *memory = parts_of(grad, ctx.number)
-        return value, None, None, *memory
+        return value, None, None, *memory[: ctx.number]
 
 
 def gradient_of(grads: Sequence[Tensor | None], like: tuple[Any, ...]) -> Tensor | None:
@@ -317,6 +299,23 @@ def parts_of(grad: Tensor | None, number: int) -> tuple[Tensor | None, ...]:
 
 def _rebuild(value: Tensor, fired: Tensor, kind: str, requires_grad: bool) -> Membrane:
     return Membrane(value, fired, kind).requires_grad_(requires_grad)
+
+
+def _call(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    what, name = _classify(func)
+    if what == "move":
+        with torch._C.DisableTorchFunctionSubclass():
+            return func(*args, **kwargs)
+    if what == "write":  # in place: compute, then copy both parts back
+        if not isinstance(args[0], Membrane):
+            return func(*_plain(args), **_plain(kwargs))
+        return args[0].copy_(_out_of_place(name)(*args, **kwargs))
+    result = func(*_plain(args), **_plain(kwargs))
+    return _rejoin(result, name, args, kwargs) if what == "compute" else result
+
+
+# A compiler that looked into the functions above would lose the gradient of the memory.
+_call_outside_of_graphs = torch.compiler.disable(_call)
 
 
 # What callers in Python do with a membrane ------------------------------------------------------------------------
@@ -345,7 +344,7 @@ _QUESTIONS = {
     *("size", "storage_offset", "stride", "_is_view", "_make_subclass", "get", "set", "delete"),
 }
 # Elementwise, though torch does not say so of the name.
-_ELEMENTWISE = {"dropout", "hardtanh", "relu6", "rsub", "softplus", "subtract", "multiply", "divide", "true_divide"}
+_ELEMENTWISE = {"dropout", "floor_divide", "hardtanh", "relu6", "rsub", "softplus", "subtract", "multiply", "divide", "true_divide"}
 # Arguments of the dispatcher's operations that hold values, not positions or conditions.
 _VALUES = {"self", "other", "value", "values", "src", "source", "tensors"}
 
