@@ -2,10 +2,11 @@
 
 Every class here subclasses :class:`snntorch.Leaky` (one :class:`snntorch.Synaptic`), keeps its constructor and its
 calling convention, and so works in existing snnTorch code: one step per ``forward``, ``spk`` with ``init_hidden``, else
-``(spk, mem)``. Setting ``neuron.sequence = True`` makes ``forward`` take a whole sequence ``[T, B, ...]`` instead, from
-rest.
+``(spk, mem)``. With ``sequence=True`` (an argument, and an attribute that can be set later) ``forward`` takes a whole
+sequence ``[T, B, ...]`` instead and starts from rest.
 
-The maths lives in :mod:`ss_lightning.functional`.
+The maths lives in :mod:`ss_lightning.functional`; the tensor that ``mem`` is, in
+:mod:`ss_lightning.functional.membrane`.
 """
 
 from __future__ import annotations
@@ -41,6 +42,19 @@ def reset(net: nn.Module) -> None:
 
     ``snntorch.utils.reset`` goes through a global list of neurons instead: it reaches other networks and misses
     nested ones (snntorch#438).
+
+    Args:
+        net: a network with neurons of this package or of snnTorch.
+
+    Example:
+        >>> import torch
+        >>> from ss_lightning import SingleSpikeLeaky, reset
+        >>> net = torch.nn.Sequential(SingleSpikeLeaky(beta=0.9, init_hidden=True))
+        >>> [net(torch.full((1, 1), 2.0)).item() for _ in range(3)]
+        [1.0, 0.0, 0.0]
+        >>> reset(net)
+        >>> net(torch.full((1, 1), 2.0)).item()
+        1.0
     """
     for module in net.modules():
         if isinstance(module, SpikingNeuron) and hasattr(module, "reset_mem"):
@@ -74,6 +88,7 @@ class _Tracked(SpikingNeuron):
     mem: Tensor
     beta: Tensor
     threshold: Tensor
+    _parameters_shown: ClassVar[tuple[str, ...]] = ("beta", "threshold")
 
     def __init__(self, *, sequence: bool = False, **options: Any) -> None:
         for name in ("alpha", "beta"):
@@ -93,6 +108,18 @@ class _Tracked(SpikingNeuron):
         """``beta`` clamped to ``[0, 1]``, with a gradient that can always bring it back inside."""
         return _clamped(self.beta)
 
+    def extra_repr(self) -> str:
+        """What ``print(neuron)`` shows: numbers, vectors as their shape and range, and the modes."""
+        shown = {name: _in_short(getattr(self, name)) for name in self._parameters_shown}
+        if "threshold" in shown:
+            if hasattr(self, "estimator"):
+                shown["estimator"] = self.estimator
+            shown["surrogate"] = "none" if self.surrogate_disable else _surrogate_name(self.spike_grad)
+        if self.init_hidden:
+            shown["init_hidden"] = "True"
+        shown["sequence"] = str(self.sequence)
+        return ", ".join(f"{name}={value}" for name, value in shown.items())
+
     def __getstate__(self) -> dict[str, Any]:
         """The neuron with its states cut from the graph, which deepcopy and pickle refuse."""
         state = self.__dict__.copy()
@@ -102,6 +129,23 @@ class _Tracked(SpikingNeuron):
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         _track(self)
+
+
+def _in_short(value: Tensor) -> str:
+    """A number, or the shape and range of a vector; whether it is learned."""
+    learned = " (learned)" if isinstance(value, nn.Parameter) else ""
+    value = value.detach()
+    if value.dim() == 0:
+        return f"{value.item():.4g}{learned}"
+    low, high = (f"{end.item():.4g}" for end in torch.aminmax(value.double()))
+    return f"{list(value.shape)} {low if low == high else f'{low} to {high}'}{learned}"
+
+
+def _surrogate_name(spike_grad: Any) -> str:
+    """A surrogate of this package as it prints itself, a function by its name."""
+    if isinstance(spike_grad, Surrogate):
+        return repr(spike_grad)
+    return str(getattr(spike_grad, "__qualname__", type(spike_grad).__name__)).partition(".<locals>")[0]
 
 
 class _OneSpike(_Tracked):
@@ -128,7 +172,7 @@ class _OneSpike(_Tracked):
             setattr(self, name, torch.zeros(0))
 
     @property
-    def mem(self) -> Tensor:  # type: ignore[override]
+    def mem(self) -> Tensor:
         """The membrane after the latest step; it knows which neurons have fired. A plain tensor puts them to rest."""
         return self.__dict__["_mem"]
 
@@ -177,8 +221,8 @@ class _OneSpike(_Tracked):
         """
         if len(states) > len(self._states) or not named.keys() <= set(self._states):
             raise TypeError(f"{type(self).__name__} takes the states {', '.join(self._states)}")
-        given = dict(zip(self._states[: len(states)], states, strict=True)) | named
-        given = {name: state for name, state in given.items() if state is not None}
+        both = dict(zip(self._states[: len(states)], states, strict=True)) | named
+        given = {name: state for name, state in both.items() if state is not None}
         if given and self.init_hidden:
             raise TypeError(f"`{'`, `'.join(given)}` should not be passed as an argument while `init_hidden=True`")
         if isinstance(input_, Membrane):
@@ -397,7 +441,7 @@ class SingleSpikeLeaky(_FirstCrossing, snn.Leaky):
 
     ``V[t] = beta * V[t-1] + I[t]``, ``S[t] = 1`` at the first ``t`` with ``V[t] > threshold``. It never fires again,
     so the membrane is never reset: ``reset_mechanism`` and ``reset_delay`` are accepted and have no effect. All other
-    arguments mean what they mean in :class:`snntorch.Leaky`, which this class replaces without any other change.
+    arguments mean what they mean in :class:`snntorch.Leaky`, which this class replaces.
 
     Args:
         beta: membrane decay per step in ``[0, 1]``, a number or a tensor such as ``[N]``; clamped there in
@@ -418,11 +462,26 @@ class SingleSpikeLeaky(_FirstCrossing, snn.Leaky):
         reset_delay: accepted, without effect.
         estimator: how the gradient of the one spike reaches the crossings: ``ramp`` (the paper), ``survival``,
             ``flat`` or ``masked``; see :mod:`ss_lightning.functional.first_spike`.
+        sequence: let ``forward`` take a whole sequence ``[T, B, ...]``, from rest; an attribute that can be set.
 
     Raises:
         ValueError: ``beta`` lies outside ``[0, 1]`` or the estimator is unknown.
 
-    Use one object per layer: whether it has fired is remembered in the neuron, beside ``mem``.
+    Which neurons have fired is part of ``mem``: it goes where ``mem`` goes, and a plain tensor in its place (zeros, a
+    constant, a learned start) begins a new sample.
+
+    Example:
+        >>> import torch
+        >>> from ss_lightning import SingleSpikeLeaky
+        >>> neuron = SingleSpikeLeaky(beta=0.9)
+        >>> mem, spikes = torch.zeros(1, 1), []
+        >>> for current in (0.6, 0.6, 2.0):
+        ...     spk, mem = neuron(torch.full((1, 1), current), mem)
+        ...     spikes.append(spk.item())
+        >>> spikes
+        [0.0, 1.0, 0.0]
+        >>> neuron
+        SingleSpikeLeaky(beta=0.9, threshold=1, estimator=ramp, surrogate=ATan(slope=2.0), sequence=False)
 
     Source: Taylor, King & Harper, arXiv:2205.15286.
     """
@@ -489,12 +548,14 @@ class SingleSpikeSynaptic(_FirstCrossing, snn.Synaptic):
         output: with ``init_hidden``, return ``(spk, syn, mem)`` all the same.
         reset_delay: accepted, without effect.
         estimator: ``ramp``, ``survival``, ``flat`` or ``masked``.
+        sequence: let ``forward`` take a whole sequence ``[T, B, ...]``, from rest.
 
     Raises:
         ValueError: ``alpha`` or ``beta`` lies outside ``[0, 1]`` or the estimator is unknown.
     """
 
     _states: ClassVar[tuple[str, ...]] = ("syn", "mem")
+    _parameters_shown = ("alpha", "beta", "threshold")
     alpha: Tensor
 
     def __init__(
@@ -544,6 +605,7 @@ class SingleSpikeSynaptic(_FirstCrossing, snn.Synaptic):
         return (leaky_scan(current, clamp_inward(self.alpha)),)
 
 
+@passes_on_to(SingleSpikeLeaky, without=["estimator"])
 class StandardSingleSpikeLeaky(_OneSpike, snn.Leaky):
     """The paper's sequential single-spike neuron: a time loop with a membrane that is zeroed after the spike.
 
@@ -553,7 +615,6 @@ class StandardSingleSpikeLeaky(_OneSpike, snn.Leaky):
     Args:
         beta: membrane decay per step in ``[0, 1]``.
         threshold: the membrane must exceed it (strictly) to fire.
-        options: as in :class:`snntorch.Leaky`.
 
     Source: Taylor, King & Harper, arXiv:2205.15286 ("standard" model).
     """
@@ -577,17 +638,29 @@ class StandardSingleSpikeLeaky(_OneSpike, snn.Leaky):
         return torch.stack(spikes), torch.stack(membranes)
 
 
+@passes_on_to(SingleSpikeLeaky, without=["estimator"])
 class MultiSpikeLeaky(_Tracked, snn.Leaky):
     """The multi-spike baseline: :class:`snntorch.Leaky` itself (detached reset), plus :attr:`sequence`.
 
     Args:
         beta: membrane decay per step in ``[0, 1]``.
         threshold: the membrane must exceed it (strictly) to fire.
-        options: as in :class:`snntorch.Leaky`.
+        reset_mechanism: ``subtract``, ``zero`` or ``none``.
+        reset_delay: whether the reset follows the spike by one step.
     """
 
-    def __init__(self, beta: float | Tensor, threshold: float | Tensor = 1.0, **options: Any) -> None:
-        super().__init__(beta=beta, threshold=threshold, **options)
+    def __init__(
+        self,
+        beta: float | Tensor,
+        threshold: float | Tensor = 1.0,
+        *,
+        reset_mechanism: str = "subtract",
+        reset_delay: bool = True,
+        **options: Any,
+    ) -> None:
+        super().__init__(
+            beta=beta, threshold=threshold, reset_mechanism=reset_mechanism, reset_delay=reset_delay, **options
+        )
 
     def forward(self, input_: Tensor, mem: Tensor | None = None) -> Any:
         """As ``snn.Leaky``; a whole sequence ``[T, B, ...]`` from rest when :attr:`sequence` is set."""
@@ -617,10 +690,34 @@ class LeakyReadout(_Tracked, snn.Leaky):
         learn_beta: make ``beta`` a parameter.
         init_hidden: keep the membrane in the neuron and return it alone; without it a step returns
             ``(spk, mem)`` with ``spk`` all zero, so that the readout fits into a snnTorch loop.
+        sequence: let ``forward`` take a whole sequence ``[T, B, C]``, from rest; an attribute that can be set.
+
+    Raises:
+        ValueError: ``beta`` lies outside ``[0, 1]``.
+
+    Example:
+        >>> import torch
+        >>> from ss_lightning import LeakyReadout
+        >>> readout = LeakyReadout(beta=0.5, init_hidden=True, sequence=True)
+        >>> readout(torch.tensor([1.0, 0.0, 2.0]).view(3, 1, 1)).flatten()
+        tensor([1.0000, 0.5000, 2.2500])
+        >>> readout
+        LeakyReadout(beta=0.5, init_hidden=True, sequence=True)
     """
 
-    def __init__(self, beta: float | Tensor, learn_beta: bool = False, init_hidden: bool = False) -> None:
-        super().__init__(beta=beta, learn_beta=learn_beta, init_hidden=init_hidden, reset_mechanism="none")
+    _parameters_shown = ("beta",)
+
+    def __init__(
+        self,
+        beta: float | Tensor,
+        learn_beta: bool = False,
+        init_hidden: bool = False,
+        *,
+        sequence: bool = False,
+    ) -> None:
+        super().__init__(
+            beta=beta, learn_beta=learn_beta, init_hidden=init_hidden, reset_mechanism="none", sequence=sequence
+        )
 
     def forward(self, input_: Tensor, mem: Tensor | None = None) -> Any:
         """The membrane after one step ``[B, C]``, or after each of a sequence ``[T, B, C]``."""

@@ -11,7 +11,7 @@ import functools
 import inspect
 import re
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, TypeVar
 
 from ss_lightning.renamed import renamed_key
@@ -23,12 +23,13 @@ _NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONL
 _ARGUMENTS = re.compile(r"^( *)Args:\n((?:\1 +\S.*\n|\n(?=\1 +\S))*)", re.MULTILINE)
 
 
-def passes_on_to(source: type) -> Callable[[C], C]:
+def passes_on_to(source: type, without: Collection[str] = ()) -> Callable[[C], C]:
     """Show the arguments of ``source`` in the place of the ``**`` argument of a class's ``__init__``.
 
     Args:
         source: the class whose ``__init__`` gets what is passed on. Arguments that the decorated class names itself
             are not repeated.
+        without: arguments of ``source`` that the decorated class does not take.
 
     Returns:
         A class decorator. It changes the signature, the docstring, and what a wrong argument is answered with: a
@@ -37,7 +38,7 @@ def passes_on_to(source: type) -> Callable[[C], C]:
 
     def decorate(cls: C) -> C:
         own = cls.__init__  # type: ignore[misc]
-        signature = _joined(own, source.__init__)  # type: ignore[misc]
+        signature = _joined(own, source.__init__, without)  # type: ignore[misc]
 
         @functools.wraps(own)
         def __init__(self: Any, *args: Any, **named: Any) -> None:
@@ -51,16 +52,18 @@ def passes_on_to(source: type) -> Callable[[C], C]:
         __init__.__signature__ = signature  # type: ignore[attr-defined]
         __init__.__annotations__ = {p.name: p.annotation for p in signature.parameters.values()}
         cls.__init__ = __init__  # type: ignore[misc]
-        cls.__doc__ = _explained(cls.__doc__ or "", source, set(inspect.signature(own).parameters))
+        hidden = {*inspect.signature(own).parameters, *without}
+        cls.__doc__ = _explained(cls.__doc__ or "", source, hidden)
         return cls
 
     return decorate
 
 
-def _joined(own: Callable[..., None], source: Callable[..., None]) -> inspect.Signature:
+def _joined(own: Callable[..., None], source: Callable[..., None], without: Collection[str]) -> inspect.Signature:
     """The signature of ``own`` with the named arguments of ``source`` where its ``**`` argument stood."""
     parameters = _evaluated(own)
-    passed_on = [p for p in _evaluated(source)[1:] if p.kind in _NAMED and p.name not in {q.name for q in parameters}]
+    hidden = {*without, *(p.name for p in parameters)}
+    passed_on = [p for p in _evaluated(source)[1:] if p.kind in _NAMED and p.name not in hidden]
     return inspect.Signature(
         [
             *(p for p in parameters if p.kind is not inspect.Parameter.VAR_KEYWORD),

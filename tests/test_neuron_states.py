@@ -132,7 +132,7 @@ class Program:
 
     def first(self, neuron, start):
         """What the loop begins with; None for the neuron's own rest."""
-        return None
+        return
 
     def between(self, t, states):
         """What a program does with its states before step ``t``."""
@@ -277,7 +277,7 @@ def handwritten(neuron, current, program, start, step=None):
     names = names_of(neuron)
     first = program.first(neuron, start)
     rest = torch.zeros(NEURONS, dtype=current.dtype)
-    streams = [{name: rest for name in names} for _ in range(BATCH)]
+    streams = [dict.fromkeys(names, rest) for _ in range(BATCH)]
     for stream in streams:
         stream["mem"] = rest if first is None else first
     spikes, membranes = [], []
@@ -732,6 +732,15 @@ class TestForgottenReset:
         with pytest.raises(RuntimeError, match="modified by an inplace operation"):
             spk.sum().backward()
 
+    def test_a_view_counts_what_is_written_into_its_base(self):
+        neuron = make("leaky", "ramp", general_surrogate)
+        x = inputs("leaky")[0].requires_grad_()
+        _, mem = neuron(x[0], torch.zeros_like(x[0]))
+        spk, _ = neuron(x[1, :2], mem[:2])
+        mem.detach().zero_()
+        with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+            spk.sum().backward()
+
 
 class TestTheTensor:
     def membrane(self):
@@ -782,6 +791,11 @@ class TestTheTensor:
 
     def test_arithmetic_keeps_the_memory(self):
         mem = self.membrane()
+        factor = torch.ones((), requires_grad=True)
+        neuron = SingleSpikeLeaky(0.9)
+        for scaled in (mem * factor, factor + mem):
+            neuron(torch.ones(2, 2), scaled)[1].sum().backward()  # the membrane itself is in no graph
+        assert type(factor.grad) is torch.Tensor
         for changed in (mem + 1, 1 - mem, mem.clamp(0, 1), mem.round(), mem - mem.detach(), -mem, mem.add_(3)):
             assert torch.equal(changed.fired, torch.tensor([[False, True], [True, False]]))
 

@@ -130,7 +130,7 @@ class Membrane(_Parts):
         return _call(func, args, kwargs or {})
 
     @classmethod
-    def __torch_dispatch__(
+    def __torch_dispatch__(  # type: ignore[override]
         cls, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         """What remains below autograd: operations that move elements act on both parts."""
@@ -206,7 +206,7 @@ class MembraneGradient(_Parts):
         return MembraneGradient, self.parts
 
     @classmethod
-    def __torch_dispatch__(
+    def __torch_dispatch__(  # type: ignore[override]
         cls, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         """Backward formulas are linear in the gradient, so each part goes through on its own.
@@ -297,7 +297,7 @@ def parts_of(grad: Tensor | None, number: int) -> tuple[Tensor | None, ...]:
     return (grad, *[None] * number)
 
 
-def _rebuild(value: Tensor, fired: Tensor, kind: str, requires_grad: bool) -> Membrane:
+def _rebuild(value: Tensor, fired: Tensor, kind: str, requires_grad: bool) -> Tensor:
     return Membrane(value, fired, kind).requires_grad_(requires_grad)
 
 
@@ -344,7 +344,18 @@ _QUESTIONS = {
     *("size", "storage_offset", "stride", "_is_view", "_make_subclass", "get", "set", "delete"),
 }
 # Elementwise, though torch does not say so of the name.
-_ELEMENTWISE = {"dropout", "floor_divide", "hardtanh", "relu6", "rsub", "softplus", "subtract", "multiply", "divide", "true_divide"}
+_ELEMENTWISE = {
+    "dropout",
+    "floor_divide",
+    "hardtanh",
+    "relu6",
+    "rsub",
+    "softplus",
+    "subtract",
+    "multiply",
+    "divide",
+    "true_divide",
+}
 # Arguments of the dispatcher's operations that hold values, not positions or conditions.
 _VALUES = {"self", "other", "value", "values", "src", "source", "tensors"}
 

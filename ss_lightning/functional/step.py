@@ -1,7 +1,7 @@
 """One step of neurons that fire at most once, from membrane to membrane.
 
-The equations are those of :mod:`ss_lightning.functional.first_spike`. Forwards a neuron needs one bit of memory, ``fired``.
-Backwards an estimator sends one or two numbers per neuron through the memory, named as in
+The equations are those of :mod:`ss_lightning.functional.first_spike`. Forwards a neuron needs one bit of memory,
+``fired``. Backwards an estimator sends one or two numbers per neuron through the memory, named as in
 :func:`ss_lightning.functional.first_spike.first_spike_step`:
 
 ========= ============================== =======================================================================
@@ -16,6 +16,7 @@ masked    none                           ``dL/dc = alive[t] g``
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -34,10 +35,10 @@ from ss_lightning.functional.membrane import (
 from ss_lightning.surrogate import Surrogate
 
 _AGAIN = (
-    "The backward pass reached a step whose graph has been freed. Most often a new sample began without a reset, so that "
-    "it continues the graph of the sample before: call ss_lightning.reset(net) between samples (or start from a new "
-    "membrane). To continue the same sample in pieces, cut the graph with mem.detach() or detach_hidden(). To go back "
-    "twice through one sample, pass retain_graph=True the first time."
+    "The backward pass reached a step whose graph has been freed. Most often a new sample began without a reset, so "
+    "that it continues the graph of the sample before: call ss_lightning.reset(net) between samples (or start from a "
+    "new membrane). To continue the same sample in pieces, cut the graph with mem.detach() or detach_hidden(). To go "
+    "back twice through one sample, pass retain_graph=True the first time."
 )
 
 
@@ -61,12 +62,15 @@ def leaky_step(
 
     Returns:
         The spikes ``[B, N]`` in the dtype of ``current``, and the membrane after the step.
+
+    Raises:
+        ValueError: it is unknown which neurons of ``mem`` have fired, or where the gradient of its memory should go.
     """
     check_memory(mem, kind)
     return _LeakyStep.apply(current, mem, beta, threshold, surrogate, kind)
 
 
-def fire_step(crossing: Tensor, value: Tensor, before: Tensor, kind: str, handles: tuple[Tensor, ...] = ()) -> Any:
+def fire_step(crossing: Tensor, value: Tensor, before: Tensor, kind: str, handles: Sequence[Tensor] = ()) -> Any:
     """The spikes of a step whose membrane and crossings are known, for any surrogate; and the membrane after it.
 
     Args:
@@ -75,6 +79,9 @@ def fire_step(crossing: Tensor, value: Tensor, before: Tensor, kind: str, handle
         before: the membrane of the step before.
         kind: the estimator or ``standard``.
         handles: those of ``before``, see :func:`ss_lightning.functional.membrane.split`.
+
+    Returns:
+        The spikes ``[B, N]`` and the membrane after the step.
     """
     fired = before.parts[1] if isinstance(before, Membrane) else None
     return _FireStep.apply(crossing, value, fired, kind, *handles)
