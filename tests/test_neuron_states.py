@@ -657,6 +657,15 @@ def test_rollout_replayed_in_another_order():
     assert torch.equal(replayed, torch.stack(spikes)[1:][order].flatten(0, 1))
 
 
+@WAYS
+def test_second_derivatives_are_refused(spike_grad):
+    neuron = make("leaky", "ramp", spike_grad)
+    x = inputs("leaky")[0].requires_grad_()
+    _, mem = neuron(x[0], torch.zeros_like(x[0]))
+    with pytest.raises(NotImplementedError, match="second derivatives"):
+        torch.autograd.grad(neuron(x[1], mem)[0].sum(), x, create_graph=True)
+
+
 def test_a_plain_copy_of_a_membrane_is_announced():
     _, mem = SingleSpikeLeaky(0.9)(torch.ones(2, 3), torch.zeros(2, 3))
     record = torch.zeros(1, 2, 3)

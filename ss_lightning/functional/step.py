@@ -21,7 +21,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from ss_lightning.functional.membrane import (
     MEMORY_GRADIENTS,
@@ -149,7 +148,6 @@ class _LeakyStep(torch.autograd.Function):
         return spike.to(current.dtype), Membrane(value, after, kind)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: Tensor | None, grad_mem: Tensor | None) -> tuple[Tensor | None, ...]:
         distance, crossing, fired, beta, before = _saved(ctx)
         number = MEMORY_GRADIENTS[ctx.kind]
@@ -193,7 +191,6 @@ class _FireStep(torch.autograd.Function):
         return crossing if fired is None else crossing.masked_fill(fired, 0), Membrane(value.detach(), after, kind)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: Tensor | None, grad_mem: Tensor | None) -> tuple[Tensor | None, ...]:
         crossing, fired = _saved(ctx)
         grad_value, *after = parts_of(grad_mem, MEMORY_GRADIENTS[ctx.kind])
@@ -202,7 +199,14 @@ class _FireStep(torch.autograd.Function):
 
 
 def _saved(ctx: Any) -> tuple[Any, ...]:
-    """The tensors of the forward pass; where the graph has been freed, an error that says why it usually is."""
+    """The tensors of the forward pass; where the graph has been freed, an error that says why it usually is.
+
+    The gradient of a membrane is no part of a graph, so a second derivative would silently lack a part: it is refused.
+    """
+    if torch.is_grad_enabled():
+        raise NotImplementedError(
+            "second derivatives (create_graph=True) do not pass through a step of neurons that fire at most once"
+        )
     try:
         saved = ctx.saved_tensors
     except RuntimeError as error:
