@@ -72,11 +72,31 @@ def _track(neuron: SpikingNeuron) -> None:
     passes ``isinstance`` and takes assignments just the same, and leaves the list with the neuron.
     """
 
-    def forget(proxy: Any) -> None:
-        SpikingNeuron.instances[:] = [entry for entry in SpikingNeuron.instances if entry is not proxy]
+    if not isinstance(SpikingNeuron.instances, _Instances):
+        SpikingNeuron.instances = _Instances(SpikingNeuron.instances)
+    instances = SpikingNeuron.instances
+    instances.replace(neuron, None)
+    instances.append(weakref.proxy(neuron, lambda proxy: instances.replace(proxy, None)))
 
-    SpikingNeuron.instances[:] = [entry for entry in SpikingNeuron.instances if entry is not neuron]
-    SpikingNeuron.instances.append(weakref.proxy(neuron, forget))
+
+class _Instances(list[Any]):
+    """snnTorch's list of neurons. It drops those that are gone when its length is asked for, and only then.
+
+    snnTorch goes through the list by index, and a neuron may be freed in the middle of that loop. If the list became
+    shorter there, the loop would miss a neuron or run beyond the end.
+    """
+
+    def replace(self, old: Any, new: Any) -> None:
+        """Put ``new`` where ``old`` stands."""
+        for index, entry in enumerate(self):
+            if entry is old:
+                self[index] = new
+
+    def __len__(self) -> int:
+        for index in range(super().__len__() - 1, -1, -1):
+            if self[index] is None:
+                del self[index]
+        return super().__len__()
 
 
 class _Tracked(SpikingNeuron):

@@ -284,6 +284,34 @@ class TestCopies:
         gc.collect()
         assert len(snn.SpikingNeuron.instances) == before
 
+    def test_a_neuron_that_is_freed_while_snntorch_resets_hides_no_other(self, current):
+        first, doomed, last = (SingleSpikeLeaky(0.9, init_hidden=True) for _ in range(3))
+        expected = run_steps(last, current)
+        doomed_ones = [doomed]
+        del doomed
+
+        class Frees(SingleSpikeLeaky):
+            """A neuron that frees another one when it is put to rest."""
+
+            @property
+            def mem(self):
+                return SingleSpikeLeaky.mem.fget(self)
+
+            @mem.setter
+            def mem(self, value):
+                SingleSpikeLeaky.mem.fset(self, value)
+                if armed:
+                    doomed_ones.clear()
+
+        armed = False
+        frees = Frees(0.9, init_hidden=True)
+        # Its place is before the one that it frees.
+        snn.SpikingNeuron.instances.insert(0, snn.SpikingNeuron.instances.pop())
+        armed = True
+        utils.reset(nn.Sequential(first, frees))
+        assert not doomed_ones
+        assert torch.equal(run_steps(last, current), expected)
+
 
 class TestBaselines:
     def test_standard_neuron_spikes_as_the_single_spike_neuron(self, current):
