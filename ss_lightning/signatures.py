@@ -11,7 +11,7 @@ import functools
 import inspect
 import re
 import typing
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, TypeVar, cast
 
 from ss_lightning.renamed import renamed_key
@@ -26,12 +26,13 @@ _ARGUMENTS = re.compile(r"^( *)Args:\n((?:\1 +\S.*\n|\n(?=\1 +\S))*)", re.MULTIL
 _SECTION = re.compile(r"^(?:Attributes|Returns|Raises|Source|Example):", re.MULTILINE)
 
 
-def passes_on_to(source: type) -> Callable[[C], C]:
+def passes_on_to(source: type, without: Collection[str] = ()) -> Callable[[C], C]:
     """Show the arguments of ``source`` in the place of the ``**`` argument of a class's ``__init__``.
 
     Args:
         source: the class whose ``__init__`` gets what is passed on. Arguments that the decorated class names itself
             are not repeated.
+        without: arguments of ``source`` that the decorated class does not take.
 
     Returns:
         A class decorator. It changes the signature, the docstring, and what a wrong argument is answered with: a
@@ -55,7 +56,7 @@ def passes_on_to(source: type) -> Callable[[C], C]:
 
     def decorate(cls: C) -> C:
         own = inspect.unwrap(cls.__init__)  # type: ignore[misc]
-        signature = _joined(_evaluated(own), source, None)
+        signature = _joined(_evaluated(own), source, None, without)
 
         @functools.wraps(own)
         def __init__(self: Any, *args: Any, **named: Any) -> None:
@@ -109,13 +110,16 @@ def _check_arguments(called: str, signature: inspect.Signature, args: tuple, nam
         raise TypeError(f"{called}: {' '.join([f'{error}.', *answers])}") from None
 
 
-def _joined(parameters: list[inspect.Parameter], source: type, returned: Any) -> inspect.Signature:
+def _joined(
+    parameters: list[inspect.Parameter], source: type, returned: Any, without: Collection[str] = ()
+) -> inspect.Signature:
     """A signature of these parameters with the named arguments of ``source`` where the ``**`` argument stood.
 
     A ``**`` argument of ``source`` stays: what it takes is not known here.
     """
     theirs = _evaluated(source.__init__)[1:]  # type: ignore[misc]
-    passed_on = [p for p in theirs if p.kind in _NAMED and p.name not in {q.name for q in parameters}]
+    left_out = {*without, *(p.name for p in parameters)}
+    passed_on = [p for p in theirs if p.kind in _NAMED and p.name not in left_out]
     return inspect.Signature(
         [
             *(p for p in parameters if p.kind is not inspect.Parameter.VAR_KEYWORD),

@@ -1,5 +1,6 @@
 import copy
 import gc
+import inspect
 import pickle
 
 import pytest
@@ -283,6 +284,34 @@ class TestCopies:
         gc.collect()
         assert len(snn.SpikingNeuron.instances) == before
 
+    def test_a_neuron_that_is_freed_while_snntorch_resets_hides_no_other(self, current):
+        first, doomed, last = (SingleSpikeLeaky(0.9, init_hidden=True) for _ in range(3))
+        expected = run_steps(last, current)
+        doomed_ones = [doomed]
+        del doomed
+
+        class Frees(SingleSpikeLeaky):
+            """A neuron that frees another one when it is put to rest."""
+
+            @property
+            def mem(self):
+                return SingleSpikeLeaky.mem.fget(self)
+
+            @mem.setter
+            def mem(self, value):
+                SingleSpikeLeaky.mem.fset(self, value)
+                if armed:
+                    doomed_ones.clear()
+
+        armed = False
+        frees = Frees(0.9, init_hidden=True)
+        # Its place is before the one that it frees.
+        snn.SpikingNeuron.instances.insert(0, snn.SpikingNeuron.instances.pop())
+        armed = True
+        utils.reset(nn.Sequential(first, frees))
+        assert not doomed_ones
+        assert torch.equal(run_steps(last, current), expected)
+
 
 class TestBaselines:
     def test_standard_neuron_spikes_as_the_single_spike_neuron(self, current):
@@ -460,3 +489,43 @@ class TestTorchFeatures:
             self.network()
         gc.collect()
         assert len(snn.SpikingNeuron.instances) == before
+
+
+class TestSignatures:
+    NEURONS = (SingleSpikeLeaky, SingleSpikeSynaptic, StandardSingleSpikeLeaky, MultiSpikeLeaky, LeakyReadout)
+
+    @pytest.mark.parametrize("kind", NEURONS)
+    def test_every_argument_is_shown_and_explained(self, kind):
+        parameters = inspect.signature(kind).parameters
+        assert "sequence" in parameters
+        for name, parameter in parameters.items():
+            assert parameter.kind is not inspect.Parameter.VAR_KEYWORD
+            assert f"    {name}: " in inspect.getdoc(kind)
+
+    @pytest.mark.parametrize("kind", NEURONS)
+    def test_sequence_is_an_argument_and_an_attribute(self, current, kind):
+        first = [0.8] if kind is SingleSpikeSynaptic else []
+        asked, set_later = (kind(*first, 0.9, init_hidden=True, sequence=flag) for flag in (True, False))
+        assert not set_later.sequence
+        set_later.sequence = True
+        assert torch.equal(asked(current), set_later(current))
+        with pytest.raises(TypeError):
+            kind(*first, 0.9, sequenze=True)
+
+    def test_baselines_have_no_estimator(self):
+        for kind in (StandardSingleSpikeLeaky, MultiSpikeLeaky):
+            with pytest.raises(TypeError, match=f"{kind.__name__}.*estimator"):
+                kind(0.9, estimator="ramp")
+
+    def test_print_shows_what_a_neuron_is(self):
+        beta = torch.linspace(0.8, 0.95, 100)
+        neuron = SingleSpikeLeaky(beta, 1.5, FastSigmoid(10), learn_beta=True, estimator="flat", sequence=True)
+        assert repr(neuron) == (
+            "SingleSpikeLeaky(beta=[100] 0.8 to 0.95 (learned), threshold=1.5, estimator=flat, "
+            "surrogate=FastSigmoid(slope=10), sequence=True)"
+        )
+        assert repr(SingleSpikeSynaptic(0.5, 0.9, spike_grad=snn_surrogate.atan(), init_hidden=True)) == (
+            "SingleSpikeSynaptic(alpha=0.5, beta=0.9, threshold=1, estimator=ramp, surrogate=atan, init_hidden=True, "
+            "sequence=False)"
+        )
+        assert "threshold" not in repr(LeakyReadout(0.9))

@@ -254,8 +254,7 @@ class SpikingNetwork(nn.Module):
         if self.decoder.readout_fires:
             return self._neuron(shape, self.tau_readout_ms, "single")
         beta = draw_decays(self.tau_readout_ms, self.step_ms, shape)
-        readout = LeakyReadout(beta, learn_beta=self.learn_beta, init_hidden=True)
-        readout.sequence = True
+        readout = LeakyReadout(beta, learn_beta=self.learn_beta, init_hidden=True, sequence=True)
         return self._parametrised(readout)
 
     def _neuron(self, shape: Sequence[int], tau_ms: float | list[float], kind: NeuronKind) -> snn.Leaky:
@@ -267,9 +266,9 @@ class SpikingNetwork(nn.Module):
             init_hidden=True,
             learn_beta=self.learn_beta,
             learn_threshold=self.learn_threshold,
+            sequence=True,
             **extra,
         )
-        neuron.sequence = True
         return self._parametrised(neuron)
 
     def _parametrised(self, neuron: snn.Leaky) -> snn.Leaky:
