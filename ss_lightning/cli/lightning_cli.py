@@ -52,7 +52,7 @@ _CHECKPOINT_VARIABLE = "SS_LIGHTNING_CHECKPOINT"
 
 # Subcommands of other modules, whose ``main(arguments)`` does it; they are imported when asked for.
 TOOLS = {
-    "benchmark": "ss_lightning.benchmark",
+    "benchmark": "ss_lightning.benchmark.command",
     "export": "ss_lightning.export",
     "folds": "ss_lightning.cli.folds",
     "report": "ss_lightning.cli.report",
