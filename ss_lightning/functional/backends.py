@@ -11,10 +11,9 @@ from typing import Any
 
 import torch
 
-from ss_lightning.surrogate import Surrogate
+from ss_lightning.functional.kernels.common import KNOWN_SURROGATES
 
 BACKENDS = ("auto", "torch", "numba", "triton")
-KERNELS = {"numba": "network_numba", "triton": "network_triton", "delays": "delays_numba"}
 
 
 def choose_backend(
@@ -41,7 +40,7 @@ def choose_backend(
 
 def _obstacle(backend: str, device: torch.device, dtype: torch.dtype, surrogate: Callable[..., Any]) -> str | None:
     """Why a backend cannot do the job; None if it can."""
-    if not isinstance(surrogate, Surrogate):
+    if type(surrogate) not in KNOWN_SURROGATES:  # a subclass may have another derivative
         return f"it knows the surrogates of ss_lightning.surrogate only, not {surrogate!r}"
     if dtype not in (torch.float32, torch.float64):
         return f"it computes in float32 or float64, not in {dtype}"
@@ -49,7 +48,7 @@ def _obstacle(backend: str, device: torch.device, dtype: torch.dtype, surrogate:
         return f"it runs on the CPU, and the tensors are on {device}"
     kernels = import_kernels(backend)
     if kernels is None:
-        return f"{backend} cannot be imported (see the warning)"
+        return "Triton cannot be imported (see the warning)"
     if backend == "triton" and device.type != "cuda" and not kernels.INTERPRETED:
         return f"it runs on CUDA, and the tensors are on {device} (TRITON_INTERPRET=1 runs it on the CPU, slowly)"
     return None
@@ -57,12 +56,14 @@ def _obstacle(backend: str, device: torch.device, dtype: torch.dtype, surrogate:
 
 @lru_cache
 def import_kernels(backend: str) -> ModuleType | None:
-    """The kernels of a backend, or None with one warning where the library behind them does not import."""
+    """The network kernels of a backend; None, with one warning, where Triton, which is optional, does not import."""
+    if backend == "numba":
+        return import_module("ss_lightning.functional.kernels.network_numba")
     try:
-        return import_module(f"ss_lightning.functional.kernels.{KERNELS[backend]}")
+        return import_module("ss_lightning.functional.kernels.network_triton")
     except Exception as error:  # a broken installation can raise anything
         warnings.warn(
-            f"{backend} cannot be imported ({type(error).__name__}: {error}); the slower PyTorch path is used instead",
+            f"Triton cannot be imported ({type(error).__name__}: {error}); the slower PyTorch path is used instead",
             RuntimeWarning,
             stacklevel=5,
         )

@@ -10,7 +10,11 @@ from torch import Tensor
 
 def leaky_scan_reference(current: Tensor, beta: Tensor | float) -> Tensor:
     """:func:`leaky_scan` as plain autograd, one line per step."""
-    beta = as_like(beta, current)
+    return _step_by_step(current, as_like(beta, current))
+
+
+def _step_by_step(current: Tensor, beta: Tensor) -> Tensor:
+    """The recurrence in plain operators, which autograd can differentiate and tracers can follow."""
     membrane: list[Tensor] = []
     # unbind, not current[t]: each select would write a gradient of the full size, O(T^2) in all.
     for step in current.unbind(0):
@@ -29,10 +33,17 @@ def leaky_scan(current: Tensor, beta: Tensor | float) -> Tensor:
         The membrane ``V``, ``[T, B, N]``. O(T) forwards and backwards.
 
     Source: Taylor, King & Harper, arXiv:2205.15286.
+
+    Example:
+        >>> import torch
+        >>> current = torch.tensor([1.0, 0.0, 2.0]).reshape(3, 1, 1)
+        >>> leaky_scan(current, 0.5).flatten()
+        tensor([1.0000, 0.5000, 2.2500])
     """
-    if torch.compiler.is_compiling():  # tracers want plain operators
-        return leaky_scan_reference(current, beta)
-    return _LeakyScan.apply(current, as_like(beta, current))
+    beta = as_like(beta, current)
+    if torch.compiler.is_compiling():
+        return _step_by_step(current, beta)
+    return _LeakyScan.apply(current, beta)
 
 
 class _LeakyScan(torch.autograd.Function):

@@ -80,6 +80,14 @@ def single_spike(
             estimator or backend is unknown, or the backend asked for cannot do the job.
 
     Source: Taylor, King & Harper, arXiv:2205.15286 (model and ramp).
+
+    Example:
+        One neuron, four steps: its membrane is 0.6, 1.2, 1.8 and 2.4, and it fires once.
+
+        >>> import torch
+        >>> current = torch.full((4, 1, 1), 0.6)
+        >>> single_spike(current, beta=1.0, threshold=1.0).flatten()
+        tensor([0., 1., 0., 0.])
     """
     check_arguments(current, beta, estimator)
     beta, threshold = as_like(beta, current), as_like(threshold, current)

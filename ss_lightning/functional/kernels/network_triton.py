@@ -21,13 +21,10 @@ import triton.language as tl
 from torch import Tensor
 
 from ss_lightning.events import EventBatch
-from ss_lightning.functional.network import LayerTensors
+from ss_lightning.functional.kernels.common import LayerTensors, estimator_code, surrogate_code, surrogate_shape
 from ss_lightning.surrogate import Surrogate
 
 INTERPRETED: bool = triton.knobs.runtime.interpret
-
-SURROGATES = {"fast_sigmoid": 0, "atan": 1, "triangle": 2}
-ESTIMATORS = {"ramp": 0, "survival": 1, "flat": 2, "masked": 3}
 
 # Neurons of one program, and the scratch of the samples that the backward pass takes at a time.
 _BLOCK = 128
@@ -118,7 +115,7 @@ def _readout_backward(grad, membrane, beta, out, grad_bias, grad_beta, num_steps
 
 @triton.jit
 def _derivative(x, height, scale, SURROGATE: tl.constexpr):
-    """Derivative of the surrogate at ``x = V - threshold``; see ``_shape`` for height and scale."""
+    """Derivative of the surrogate at ``x = V - threshold``; ``surrogate_shape`` gives height and scale."""
     if SURROGATE == 0:
         base = tl.abs(x) * scale + 1
         result = height / (base * base)
@@ -376,14 +373,14 @@ def network_backward(
                 *layers[i],
                 _bias_stride(layers[i]),
                 done[i],
-                _shape(surrogate, grad),
+                torch.tensor(surrogate_shape(surrogate), dtype=grad.dtype, device=grad.device),
                 current,
                 scratch,
                 *shares,
                 num_steps,
                 size,
-                ESTIMATOR=ESTIMATORS[estimator],
-                SURROGATE=SURROGATES[surrogate.kind],
+                ESTIMATOR=estimator_code(estimator),
+                SURROGATE=surrogate_code(surrogate),
                 **_OPTIONS,
             )
             if layers[i].bias.dim() == 2:
@@ -421,11 +418,3 @@ def _add(total: _Layer, inputs: EventBatch, current: Tensor, shares: list[Tensor
     starts[1:] = torch.bincount(inputs.units, minlength=inputs.num_units).cumsum(0)
     size = current.shape[-1]
     _weight_gradient[_grid(inputs.num_units, size)](starts, rows, current, total.table, size, **_OPTIONS)
-
-
-def _shape(surrogate: Surrogate, like: Tensor) -> Tensor:
-    """Height at the threshold and scale of the argument of a surrogate, as ``_derivative`` reads them."""
-    height, scale = 1.0, surrogate.slope
-    if surrogate.kind == "atan":
-        height, scale = scale / 2, scale * torch.pi / 2
-    return torch.tensor([height, scale], dtype=like.dtype, device=like.device)
