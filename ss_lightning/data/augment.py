@@ -22,9 +22,9 @@ import numpy as np
 import torch
 
 from ss_lightning.data.arguments import fraction, number, whole_number
-from ss_lightning.data.binning import compiled
 from ss_lightning.data.store import EventStore
 from ss_lightning.errors import UsageError
+from ss_lightning.jit import compiled_when_called
 
 T = TypeVar("T", bound="EventAugmentation | ImageAugmentation")
 
@@ -217,6 +217,7 @@ def augment_events_reference(
     return time[kept], unit[kept], np.concatenate([[0], ends])
 
 
+@compiled_when_called
 def _augment_events_loop(
     times: np.ndarray,
     units: np.ndarray,
@@ -231,7 +232,7 @@ def _augment_events_loop(
     keys: np.ndarray,
     quantiles: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The body of :func:`augment_events` that numba compiles."""
+    """The body of :func:`augment_events`."""
     most = 0
     for b in range(samples.size):
         most += offsets[samples[b] + 1] - offsets[samples[b]]
@@ -288,16 +289,9 @@ def augment_events(
     jitter: float,
     keys: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """:func:`augment_events_reference` in one compiled pass; the same arguments and results, bit for bit.
-
-    Without numba it warns once and takes the reference.
-    """
-    loop = compiled(_augment_events_loop)
-    drawn = {"partners": partners, "keep": keep, "stretch": stretch, "delay": delay, "moved": moved, "keys": keys}
-    if loop is None:
-        return augment_events_reference(times, units, offsets, samples, jitter=jitter, **drawn)
-    quantiles = normal_quantiles()
-    return loop(times, units, offsets, samples, partners, keep, stretch, delay, moved, float(jitter), keys, quantiles)
+    """:func:`augment_events_reference` in one compiled pass; the same arguments and results, bit for bit."""
+    drawn = partners, keep, stretch, delay, moved, float(jitter), keys
+    return _augment_events_loop(times, units, offsets, samples, *drawn, normal_quantiles())
 
 
 def moved_units(input_shape: tuple[int, ...], right: np.ndarray, down: np.ndarray) -> np.ndarray:

@@ -12,12 +12,11 @@ so an event exactly on a grid line belongs to the step that begins there. Neighb
 
 from __future__ import annotations
 
-import functools
-import warnings
-from collections.abc import Callable
 from typing import Literal
 
 import numpy as np
+
+from ss_lightning.jit import compiled_when_called
 
 Binning = Literal["binary", "count"]
 
@@ -75,6 +74,7 @@ def bin_events_reference(
     return unit.astype(np.int32), rows
 
 
+@compiled_when_called
 def _bin_events_loop(
     times: np.ndarray,
     units: np.ndarray,
@@ -85,7 +85,7 @@ def _bin_events_loop(
     group: np.ndarray,
     binary: bool,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The body of :func:`bin_events` that numba compiles: one pass over events in order of time, no sorting.
+    """The body of :func:`bin_events`: one pass over events in order of time, no sorting.
 
     ``group`` int32 ``[N]`` is what each unit becomes.
     """
@@ -118,6 +118,7 @@ def _bin_events_loop(
     return binned[:written].copy(), rows
 
 
+@compiled_when_called
 def _bin_unordered_loop(
     times: np.ndarray,
     units: np.ndarray,
@@ -176,24 +177,6 @@ def _bin_unordered_loop(
     return binned[:written].copy(), rows
 
 
-@functools.cache
-def compiled(loop: Callable) -> Callable | None:
-    """``loop`` compiled by numba, or None, with a warning, where numba cannot be imported."""
-    try:
-        from numba import njit
-    except ImportError as error:
-        warnings.warn(
-            f"numba could not be imported ({error}), so batches are built with NumPy, 4 to 25 times slower. "
-            "Install a numba that fits this Python and NumPy: pip install -U numba",
-            stacklevel=3,
-        )
-        return None
-    try:
-        return njit(cache=True, nogil=True)(loop)
-    except RuntimeError:  # no writable folder for compiled code: compile in every process instead
-        return njit(nogil=True)(loop)
-
-
 def bin_events(
     times: np.ndarray,
     units: np.ndarray,
@@ -209,22 +192,10 @@ def bin_events(
 ) -> tuple[np.ndarray, np.ndarray]:
     """:func:`bin_events_reference` in compiled passes, one if the events are ``in_order``, O(events + B * T).
 
-    Without numba it warns once and takes the reference. Arguments and results are those of
-    :func:`bin_events_reference`, except that the units of one step come in the order of the events.
+    Arguments and results are those of :func:`bin_events_reference`, except that the units of one step come in the
+    order of the events.
     """
-    loop = compiled(_bin_events_loop if in_order else _bin_unordered_loop)
-    if loop is None:
-        return bin_events_reference(
-            times,
-            units,
-            offsets,
-            samples,
-            num_steps=num_steps,
-            step_length=step_length,
-            num_units=num_units,
-            binning=binning,
-            unit_bin=unit_bin,
-        )
+    loop = _bin_events_loop if in_order else _bin_unordered_loop
     group = (np.arange(num_units) // unit_bin).astype(np.int32)
     return loop(times, units, offsets, samples, num_steps, float(step_length), group, binning == "binary")
 

@@ -9,6 +9,7 @@ there is nothing new to learn, and on events it costs one more event for each de
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import overload
 
 import torch
 import torch.nn.functional as F
@@ -17,31 +18,38 @@ from torch import Tensor
 from ss_lightning.events import EventBatch
 
 
-def delay_line_reference(spikes: Tensor, delays: Sequence[int]) -> Tensor:
-    """:func:`delay_line` of a dense tensor.
+def delay_line_reference(spikes: EventBatch | Tensor, delays: Sequence[int]) -> Tensor:
+    """:func:`delay_line` one step at a time; the result is dense whatever comes in."""
+    dense = spikes.to_dense() if isinstance(spikes, EventBatch) else spikes
+    num_steps = len(dense)
+    rest = torch.zeros_like(dense[0])
+    rows = [torch.cat([dense[t - d] if t >= d else rest for d in delays], -1) for t in range(num_steps)]
+    return torch.stack(rows)
+
+
+@overload
+def delay_line(spikes: EventBatch, delays: Sequence[int]) -> EventBatch: ...
+@overload
+def delay_line(spikes: Tensor, delays: Sequence[int]) -> Tensor: ...
+def delay_line(spikes: EventBatch | Tensor, delays: Sequence[int]) -> EventBatch | Tensor:
+    """Spikes again after each of several delays; what would arrive after the last step is lost.
 
     Args:
-        spikes: ``[T, B, N]``.
-        delays: in whole steps, zero or more each.
+        spikes: events of ``T`` steps, ``B`` samples and ``N`` units, or a time-major tensor ``[T, B, N]``.
+        delays: ``K`` delays in whole steps, zero or more each.
 
     Returns:
-        ``[T, B, K * N]``: the spikes late by the first of ``K`` delays, then by the second, and so on.
+        Spikes of ``K * N`` units in the form that came in: unit ``k * N + i`` is unit ``i``, late by ``delays[k]``
+        steps. A tensor ``[T, B, K * N]`` is differentiable in a tensor ``spikes``.
     """
+    if isinstance(spikes, EventBatch):
+        return _delay_events(spikes, delays)
     num_steps = len(spikes)
     late = [F.pad(spikes[: max(num_steps - d, 0)], (0, 0, 0, 0, min(d, num_steps), 0)) for d in delays]
     return torch.cat(late, -1)
 
 
-def delay_line(events: EventBatch, delays: Sequence[int]) -> EventBatch:
-    """Events again after each of several delays; what would arrive after the last step is lost.
-
-    Args:
-        events: of ``T`` steps, ``B`` samples and ``N`` units.
-        delays: in whole steps, zero or more each.
-
-    Returns:
-        Events of ``K * N`` units: unit ``k * N + i`` is unit ``i``, late by ``delays[k]`` steps.
-    """
+def _delay_events(events: EventBatch, delays: Sequence[int]) -> EventBatch:
     steps, batch, units = events.shape
     counts = events.offsets.diff().view(batch, steps)
     late = [F.pad(counts[:, : max(steps - d, 0)], (min(d, steps), 0)) for d in delays]

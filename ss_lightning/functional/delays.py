@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from ss_lightning.events import EventBatch
-from ss_lightning.functional.backends import BACKENDS, import_kernels
+from ss_lightning.functional.backends import BACKENDS
 
 # From this share of non-zero entries on, a matrix product is faster than adding weight rows (measured on one core).
 _DENSE_FROM = 0.5
@@ -237,10 +237,10 @@ def _choose_kernels(backend: str, weight: Tensor) -> ModuleType | None:
         obstacle = f"it runs on the CPU, and the weights are on {weight.device}"
     elif weight.dtype not in (torch.float32, torch.float64):
         obstacle = f"it computes in float32 or float64, not in {weight.dtype}"
-    elif import_kernels("numba") is None:
-        obstacle = "numba cannot be imported (see the warning)"
     else:
-        return import_kernels("delays")
+        from ss_lightning.functional.kernels import delays_numba  # numba is imported only where it is used
+
+        return delays_numba
     if backend == "numba":
         raise ValueError(f"the numba backend cannot be used: {obstacle}; use backend='torch' or 'auto'")
     return None

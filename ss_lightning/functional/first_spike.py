@@ -29,7 +29,11 @@ ESTIMATORS: tuple[str, ...] = get_args(Estimator)
 
 
 def check_estimator(estimator: str) -> None:
-    """Refuse a word that names no gradient estimator."""
+    """Refuse a word that names no gradient estimator.
+
+    Raises:
+        ValueError: it is none of :data:`ESTIMATORS`.
+    """
     if estimator not in ESTIMATORS:
         raise ValueError(f"unknown estimator {estimator!r}; choose one of {', '.join(ESTIMATORS)}")
 
@@ -43,7 +47,11 @@ def first_spike_state(crossing: Tensor, estimator: str) -> State:
     """What a neuron at rest remembers of its crossings: two tensors shaped like one step ``[B, N]``.
 
     ramp: (crossings so far, latency code); survival, masked: (alive,); flat: (alive, crossings while alive).
+
+    Raises:
+        ValueError: the estimator is unknown.
     """
+    check_estimator(estimator)
     zero, one = torch.zeros_like(crossing), torch.ones_like(crossing)
     return {"ramp": (zero, zero), "survival": (one,), "flat": (one, zero), "masked": (one,)}[estimator]
 
@@ -58,7 +66,11 @@ def first_spike_step(crossing: Tensor, state: State, estimator: str) -> tuple[Te
 
     Returns:
         The spikes of this step ``[B, N]`` and the next state.
+
+    Raises:
+        ValueError: the estimator is unknown.
     """
+    check_estimator(estimator)
     if estimator == "ramp":
         crossed, latency = state
         crossed = crossed + crossing
@@ -82,7 +94,11 @@ def first_spike_step(crossing: Tensor, state: State, estimator: str) -> tuple[Te
 
 def first_spike_reference(crossings: Tensor, estimator: str = "ramp") -> Tensor:
     """:func:`first_spike` as plain autograd, one step at a time."""
-    check_estimator(estimator)
+    return _step_by_step(crossings, estimator)
+
+
+def _step_by_step(crossings: Tensor, estimator: str) -> Tensor:
+    """The rule in plain operators, which autograd can differentiate and tracers can follow."""
     state = first_spike_state(crossings[0], estimator)
     spikes = []
     for crossing in crossings.unbind(0):
@@ -100,10 +116,13 @@ def first_spike(crossings: Tensor, estimator: str = "ramp") -> Tensor:
 
     Returns:
         Spikes ``[T, B, N]``, at most one per neuron and sample. O(T) forwards and backwards.
+
+    Raises:
+        ValueError: the estimator is unknown.
     """
     check_estimator(estimator)
-    if torch.compiler.is_compiling():  # tracers want plain operators
-        return first_spike_reference(crossings, estimator)
+    if torch.compiler.is_compiling():
+        return _step_by_step(crossings, estimator)
     return _FirstSpike.apply(crossings, estimator)
 
 
@@ -163,7 +182,12 @@ def spikes_at(time: Tensor, num_steps: int, dtype: torch.dtype) -> Tensor:
 
 
 def crossing_gradient(grad: Tensor, first: Tensor, second: Tensor, estimator: str) -> Tensor:
-    """``dL/dc`` from ``grad = dL/dS`` (``[T, B, N]``, overwritten) and the crossing times (``[B, N]``)."""
+    """``dL/dc`` from ``grad = dL/dS`` (``[T, B, N]``, overwritten) and the crossing times (``[B, N]``).
+
+    Raises:
+        ValueError: the estimator is unknown.
+    """
+    check_estimator(estimator)
     steps = grad.unbind(0)
     if estimator == "survival":
         at_first, at_second = _gradient_at(grad, first), _gradient_at(grad, second)

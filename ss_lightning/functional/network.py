@@ -24,6 +24,7 @@ from torch.autograd.function import once_differentiable
 from ss_lightning.events import EventBatch
 from ss_lightning.functional.backends import choose_backend
 from ss_lightning.functional.first_spike import check_estimator, first_spike_time
+from ss_lightning.functional.kernels.common import LayerTensors
 from ss_lightning.functional.scan import as_like, leaky_scan, leaky_scan_reference
 from ss_lightning.functional.single_spike import SpikeGrad, check_beta, single_spike, single_spike_reference
 from ss_lightning.functional.synapse import event_linear, event_linear_reference
@@ -144,6 +145,21 @@ def event_network(
     Raises:
         ValueError: the shapes do not fit, a beta lies outside ``[0, 1]``, the estimator or backend is unknown, or
             the backend asked for cannot do the job.
+
+    Example:
+        One input unit fires in steps 0 and 2. The hidden neuron crosses its threshold at the second event, and the
+        readout integrates that one spike.
+
+        >>> import torch
+        >>> from ss_lightning import EventBatch
+        >>> events = EventBatch.from_dense(torch.tensor([1, 0, 1, 0]).reshape(4, 1, 1))
+        >>> one, weight = torch.tensor(1.0), torch.full((1, 1), 0.8)
+        >>> hidden = SpikingLayer(weight, bias=None, beta=one, threshold=one)
+        >>> membrane, times, counts = event_network(events, [hidden], ReadoutLayer(weight, bias=None, beta=one))
+        >>> times
+        [tensor([[2]])]
+        >>> membrane.flatten()
+        tensor([0.0000, 0.0000, 0.8000, 0.8000])
     """
     check_network(events, hidden, readout, skip)
     check_estimator(estimator)
@@ -232,19 +248,6 @@ def _torch_network(
         spikes.append(fired if layer.keep is None else fired * layer.keep)
     current = F.linear(_inputs(spikes, skip), readout.weight, readout.bias)
     return _network_spikes(leaky_scan(current, readout.beta), spikes)
-
-
-class LayerTensors(NamedTuple):
-    """What the kernels take of one layer: weight ``[N_out, N_in]``, the others ``[N_out]``, of one dtype.
-
-    The bias may be None or ``[T, N_out]``; the readout has no threshold. Gradients come back in the same form, None
-    where none is asked for, and so do the flags that ask for them.
-    """
-
-    weight: Any
-    bias: Any
-    beta: Any
-    threshold: Any
 
 
 class _Setup(NamedTuple):

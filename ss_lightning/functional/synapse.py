@@ -29,6 +29,16 @@ def event_linear(events: EventBatch, weight: Tensor, bias: Tensor | None = None)
 
     Raises:
         ValueError: the events have another number of units than the layer has inputs.
+
+    Example:
+        Two input units. The first fires in step 0, the second in step 2.
+
+        >>> import torch
+        >>> from ss_lightning import EventBatch
+        >>> spikes = torch.tensor([[[1, 0]], [[0, 0]], [[0, 1]]])
+        >>> weight = torch.tensor([[0.5, 2.0]])
+        >>> event_linear(EventBatch.from_dense(spikes), weight).flatten()
+        tensor([0.5000, 0.0000, 2.0000])
     """
     if events.num_units != weight.shape[1]:
         raise ValueError(f"the layer takes {weight.shape[1]} input units, but the events come from {events.num_units}")

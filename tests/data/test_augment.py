@@ -1,4 +1,3 @@
-import sys
 from math import log1p
 
 import lightning
@@ -9,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ss_lightning.cli.commands import main
-from ss_lightning.data import EventAugmentation, EventData, EventStore, ImageAugmentation, MNISTData, SHDData, binning
+from ss_lightning.data import EventAugmentation, EventData, EventStore, ImageAugmentation, MNISTData, SHDData
 from ss_lightning.data import augment as augment_module
 from ss_lightning.data.augment import (
     EventAugmenter,
@@ -125,22 +124,6 @@ def test_nothing_drawn_changes_nothing(recordings):
         ours, theirs = slice(*offsets[place : place + 2]), slice(*store.offsets[sample : sample + 2])
         np.testing.assert_array_equal(times[ours], store.times[theirs])
         np.testing.assert_array_equal(units[ours], store.units[theirs])
-
-
-def test_without_numba_the_reference_is_taken(recordings, monkeypatch):
-    store, drawn = unchanged_draws(recordings)
-    drawn["keep"] = np.full(12, 0.5)
-    arguments = (store.times, store.units, store.offsets, np.arange(12))
-    fast = augment_events(*arguments, **drawn)
-    monkeypatch.setitem(sys.modules, "numba", None)
-    binning.compiled.cache_clear()
-    try:
-        with pytest.warns(UserWarning, match="numba could not be imported"):
-            slow = augment_events(*arguments, **drawn)
-    finally:
-        binning.compiled.cache_clear()
-    for one, two in zip(fast, slow, strict=True):
-        np.testing.assert_array_equal(one, two)
 
 
 @pytest.mark.parametrize("shape", [(6,), (3, 4), (2, 3, 4)])

@@ -1,6 +1,3 @@
-import sys
-import warnings
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -107,7 +104,7 @@ def test_events_in_no_order_must_be_announced(canonical):
 
 def test_the_fast_ones_are_compiled():
     for loop in (binning._bin_events_loop, binning._bin_unordered_loop):
-        assert hasattr(binning.compiled(loop), "py_func")
+        assert hasattr(loop.dispatcher(), "py_func")
 
 
 @pytest.mark.parametrize("function", [bin_events, bin_events_reference])
@@ -130,21 +127,3 @@ def test_a_shifted_grid_does_not_match(function, recordings, canonical):
     right = canonical(*bin_events_reference(*flat(milliseconds, units), samples, **arguments))
     shifted = canonical(*function(*flat([t + 0.5 for t in milliseconds], units), samples, **arguments))
     assert right.shape != shifted.shape or (right != shifted).any()
-
-
-def test_without_numba_it_warns_once_and_uses_numpy(monkeypatch, recordings, canonical):
-    times, units, _ = recordings()
-    arguments = (*flat([t * 1000 for t in times], units), np.array([3, 0]))
-    grid = {"num_steps": 25, "step_length": 2.0, "num_units": 7}
-    fast = bin_events(*arguments, **grid)
-    monkeypatch.setitem(sys.modules, "numba", None)
-    binning.compiled.cache_clear()
-    try:
-        with pytest.warns(UserWarning, match="numba could not be imported"):
-            slow = bin_events(*arguments, **grid)
-        with warnings.catch_warnings():
-            warnings.simplefilter("error")
-            bin_events(*arguments, **grid)
-    finally:
-        binning.compiled.cache_clear()
-    np.testing.assert_array_equal(canonical(*slow), canonical(*fast))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import warnings
 from dataclasses import dataclass
 
 import pytest
@@ -15,7 +14,6 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from ss_lightning.events import EventBatch
-from ss_lightning.functional import backends
 from ss_lightning.functional.network import (
     ReadoutLayer,
     SpikingLayer,
@@ -264,26 +262,6 @@ def test_auto_falls_back_for_other_surrogates() -> None:
     assert_same(case.run(surrogate=lambda x: surrogate(x)), expected, 1e-10)
     with pytest.raises(ValueError, match="surrogates of ss_lightning"):
         case.run(surrogate=lambda x: surrogate(x), backend="numba")
-
-
-def test_backend_that_does_not_import_warns_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(name: str):
-        raise ImportError("no such library")
-
-    monkeypatch.setattr(backends, "import_module", broken)
-    backends.import_kernels.cache_clear()
-    try:
-        case = Case()
-        with pytest.warns(RuntimeWarning, match="numba cannot be imported"):
-            found = case.run()
-        with warnings.catch_warnings():
-            warnings.simplefilter("error")
-            case.run()  # once is enough
-        assert_same(found, case.run(event_network_reference), 1e-10)
-        with pytest.raises(ValueError, match="numba cannot be imported"):
-            case.run(backend="numba")
-    finally:
-        backends.import_kernels.cache_clear()
 
 
 @pytest.mark.parametrize(

@@ -15,21 +15,18 @@ See :mod:`ss_lightning.functional.kernels.network_numba` for how loops must look
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from numba import njit
 from torch import Tensor
 
 from ss_lightning.events import EventBatch
-from ss_lightning.functional.kernels.network_numba import _batch_events, _copy, _fill, _jit, _jit_fused
+from ss_lightning.functional.kernels.common import event_arrays, jit, jit_fused, jit_reduce
+from ss_lightning.functional.kernels.loops_numba import copy_row, fill_row
 from ss_lightning.functional.kernels.threads import map_slices
 
-# The terms of a sum may be added in any order here: a dot product is no vector code otherwise.
-_jit_reduce: Callable[..., Any] = njit(nogil=True, cache=True, error_model="numpy", fastmath={"contract", "reassoc"})
 # Neurons whose rows of time are transposed together: a cache line of float32.
 _LANES = 16
 # Steps that vector code takes at once: rows of time end on such a border, for the remainder would run step by step.
@@ -44,7 +41,7 @@ _TIME_BYTES = 12_000
 # Kernels: events --------------------------------------------------------------------------------------------
 
 
-@_jit
+@jit
 def count_values(spikes, low, high, counts):
     """Non-zero entries of ``spikes`` ``[T, B, N]`` in every step, to ``counts`` ``[B, T]``."""
     num_steps, _, num_units = spikes.shape
@@ -57,7 +54,7 @@ def count_values(spikes, low, high, counts):
             counts[b, t] = count
 
 
-@_jit
+@jit
 def list_values(spikes, low, high, offsets, units, values):
     """The units and values of the non-zero entries of ``spikes``, to where ``offsets`` says."""
     num_steps = len(spikes)
@@ -74,10 +71,10 @@ def list_values(spikes, low, high, offsets, units, values):
                 i += 1
 
 
-@_jit
+@jit
 def _sort_by_unit(units, offsets, values, num_steps, begin, end, slot, place, starts, rows, scales):
     """Events of the samples ``begin .. end - 1`` unit by unit: for each the row of scratch it is in, and its value."""
-    _fill(starts, 0)
+    fill_row(starts, 0)
     for e in range(offsets[begin * num_steps], offsets[end * num_steps]):
         starts[units[e] + 1] += 1
     for i in range(place.shape[0]):
@@ -92,12 +89,12 @@ def _sort_by_unit(units, offsets, values, num_steps, begin, end, slot, place, st
                 place[i] += 1
 
 
-@_jit
+@jit
 def count_taps(units, offsets, low, high, first, taps, counts):
     """How many taps arrive in every step, to ``counts`` ``[B, T]``."""
     num_steps = counts.shape[1]
     for b in range(low, high):
-        _fill(counts[b], 0)
+        fill_row(counts[b], 0)
         for t in range(num_steps):
             for e in range(offsets[b * num_steps + t], offsets[b * num_steps + t + 1]):
                 begin = t + first[units[e]]
@@ -105,7 +102,7 @@ def count_taps(units, offsets, low, high, first, taps, counts):
                     counts[b, arrival] += 1
 
 
-@_jit
+@jit
 def list_taps(units, offsets, low, high, first, taps, num_steps, late_offsets, sources, steps):
     """The event behind every tap, and which of its taps it is, to where ``late_offsets`` says."""
     place = np.empty(num_steps, np.int64)
@@ -124,7 +121,7 @@ def list_taps(units, offsets, low, high, first, taps, num_steps, late_offsets, s
 # Kernels: rows of time ----------------------------------------------------------------------------------------
 
 
-@_jit
+@jit
 def _read_columns(dense, b, left, count, rows, at):
     """Neurons ``left ..`` of sample ``b`` of ``dense`` ``[T, B, N]`` as rows of time."""
     for t in range(dense.shape[0]):
@@ -132,7 +129,7 @@ def _read_columns(dense, b, left, count, rows, at):
             rows[j, at + t] = dense[t, b, left + j]
 
 
-@_jit
+@jit
 def _write_columns(dense, b, left, count, rows, at):
     """The inverse of :func:`_read_columns`."""
     for t in range(dense.shape[0]):
@@ -140,13 +137,26 @@ def _write_columns(dense, b, left, count, rows, at):
             dense[t, b, left + j] = rows[j, at + t]
 
 
-@_jit_fused
+@jit
+def _scaled_two(bump, n, i, k, scale):
+    """The heights of the taps ``k`` and ``k + 1`` of a synapse, times ``scale``."""
+    return scale * bump[n, i, k], scale * bump[n, i, k + 1]
+
+
+@jit
+def _scaled_eight(bump, n, i, k, scale):
+    """The heights of the taps ``k .. k + 7`` of a synapse, times ``scale``."""
+    early = _scaled_two(bump, n, i, k, scale) + _scaled_two(bump, n, i, k + 2, scale)
+    return early + _scaled_two(bump, n, i, k + 4, scale) + _scaled_two(bump, n, i, k + 6, scale)
+
+
+@jit_fused
 def _add_two_taps(total, row, x0, x1):
     for t in range(total.shape[0]):
         total[t] += x0 * row[t] + x1 * row[t + 1]
 
 
-@_jit_fused
+@jit_fused
 def _add_eight_taps(total, row, x0, x1, x2, x3, x4, x5, x6, x7):
     for t in range(total.shape[0]):
         early = (x0 * row[t] + x1 * row[t + 1]) + (x2 * row[t + 2] + x3 * row[t + 3])
@@ -154,48 +164,37 @@ def _add_eight_taps(total, row, x0, x1, x2, x3, x4, x5, x6, x7):
         total[t] += early + late
 
 
-@_jit
+@jit
 def _correlate(total, late, j, first, bump, n, i, scale):
     """``total[t] += scale * sum over k of bump[n, i, k] * late[j, t + first + k]``; taps come in twos."""
     taps = bump.shape[2]
     k = 0
     while k + 8 <= taps:
-        _add_eight_taps(
-            total,
-            late[j, first + k :],
-            scale * bump[n, i, k],
-            scale * bump[n, i, k + 1],
-            scale * bump[n, i, k + 2],
-            scale * bump[n, i, k + 3],
-            scale * bump[n, i, k + 4],
-            scale * bump[n, i, k + 5],
-            scale * bump[n, i, k + 6],
-            scale * bump[n, i, k + 7],
-        )
+        _add_eight_taps(total, late[j, first + k :], *_scaled_eight(bump, n, i, k, scale))
         k += 8
     while k < taps:
-        _add_two_taps(total, late[j, first + k :], scale * bump[n, i, k], scale * bump[n, i, k + 1])
+        _add_two_taps(total, late[j, first + k :], *_scaled_two(bump, n, i, k, scale))
         k += 2
 
 
 # Kernels: one delay per input unit ----------------------------------------------------------------------------
 
 
-@_jit_fused
+@jit_fused
 def _add_scaled_one(total, table, a, x):
     row_a = table[a]
     for j in range(total.shape[0]):
         total[j] += x * row_a[j]
 
 
-@_jit_fused
+@jit_fused
 def _add_scaled_four(total, table, a, b, c, d, x, y, z, w):
     row_a, row_b, row_c, row_d = table[a], table[b], table[c], table[d]
     for j in range(total.shape[0]):
         total[j] += (x * row_a[j] + y * row_b[j]) + (z * row_c[j] + w * row_d[j])
 
 
-@_jit_fused
+@jit_fused
 def _add_scaled_rows(total, table, index, scale, start, stop):
     """``total += sum of scale[k] * table[index[k]]`` for ``start <= k < stop``."""
     k = start
@@ -208,24 +207,24 @@ def _add_scaled_rows(total, table, index, scale, start, stop):
         k += 1
 
 
-@_jit
+@jit
 def axonal_forward(units, offsets, scales, low, high, table, bias, out):
     """Current ``[T, B, N_out]`` of the samples ``low .. high - 1`` from their taps; ``table`` is ``[N_in, N_out]``."""
     num_steps = len(out)
     for b in range(low, high):
         for t in range(num_steps):
             row = out[t, b]
-            _copy(row, bias)
+            copy_row(row, bias)
             _add_scaled_rows(row, table, units, scales, offsets[b * num_steps + t], offsets[b * num_steps + t + 1])
 
 
-@_jit_fused
+@jit_fused
 def _add_scaled(total, row, x):
     for j in range(total.shape[0]):
         total[j] += x * row[j]
 
 
-@_jit_reduce
+@jit_reduce
 def _dot(a, b):
     total = a.dtype.type(0)
     for j in range(a.shape[0]):
@@ -233,7 +232,7 @@ def _dot(a, b):
     return total
 
 
-@_jit
+@jit
 def axonal_gradients(units, offsets, values, low, high, group, slot, first, bump, table, grad, grad_table, grad_bump):
     """Add the gradients of the samples ``low .. high - 1`` to those of ``table`` and ``bump``."""
     num_steps, _, num_outputs = grad.shape
@@ -247,19 +246,19 @@ def axonal_gradients(units, offsets, values, low, high, group, slot, first, bump
         end = min(begin + group, high)
         for b in range(begin, end):
             for t in range(num_steps):
-                _copy(scratch[(b - begin) * slot + t], grad[t, b])
+                copy_row(scratch[(b - begin) * slot + t], grad[t, b])
         _sort_by_unit(units, offsets, values, num_steps, begin, end, slot, place, starts, rows, scales)
         for i in range(num_inputs):
             if starts[i] == starts[i + 1]:
                 continue
             for k in range(taps):
-                _fill(total, 0)
+                fill_row(total, 0)
                 _add_scaled_rows(total, scratch[first[i] + k :], rows, scales, starts[i], starts[i + 1])
                 _add_scaled(grad_table[i], total, bump[i, k])
                 grad_bump[i, k] += _dot(table[i], total)
 
 
-@_jit
+@jit
 def spread_events(units, offsets, values, low, high, first, bump, out):
     """Add every event of the samples ``low .. high - 1``, spread over its taps, to ``out`` ``[T, B, N_in]``."""
     num_steps, taps = len(out), bump.shape[1]
@@ -272,7 +271,7 @@ def spread_events(units, offsets, values, low, high, first, bump, out):
                     out[arrival, b, i] += bump[i, arrival - begin] * values[e]
 
 
-@_jit
+@jit
 def spread_gradient(units, offsets, values, low, high, first, grad, grad_bump):
     """Add what every event finds at its taps in ``grad`` ``[T, B, N_in]`` to the gradient of ``bump``."""
     num_steps, taps = len(grad), grad_bump.shape[1]
@@ -285,7 +284,7 @@ def spread_gradient(units, offsets, values, low, high, first, grad, grad_bump):
                     grad_bump[i, arrival - begin] += grad[arrival, b, i] * values[e]
 
 
-@_jit
+@jit
 def spread_spike_gradient(low, high, slot, first, bump, grad, out):
     """``out[t] = sum over k of bump[k] * grad[t + first + k]`` for every unit of ``grad`` ``[T, B, N_in]``.
 
@@ -301,7 +300,7 @@ def spread_spike_gradient(low, high, slot, first, bump, grad, out):
             _read_columns(grad, b, left, count, late, 0)
             for j in range(count):
                 row = total[j]
-                _fill(row, 0)
+                fill_row(row, 0)
                 _correlate(row, late, j, first[left + j], bump, 0, left + j, one)
             _write_columns(out, b, left, count, total, 0)
 
@@ -309,7 +308,7 @@ def spread_spike_gradient(low, high, slot, first, bump, grad, out):
 # Kernels: one delay per synapse -------------------------------------------------------------------------------
 
 
-@_jit_fused
+@jit_fused
 def _scatter_two(row, rows, scales, start, stop, shift, x0, x1):
     for e in range(start, stop):
         at, scale = rows[e] + shift, scales[e]
@@ -317,7 +316,7 @@ def _scatter_two(row, rows, scales, start, stop, shift, x0, x1):
         row[at + _1] += x1 * scale
 
 
-@_jit_fused
+@jit_fused
 def _scatter_eight(row, rows, scales, start, stop, shift, x0, x1, x2, x3, x4, x5, x6, x7):
     for e in range(start, stop):
         at, scale = rows[e] + shift, scales[e]
@@ -331,36 +330,22 @@ def _scatter_eight(row, rows, scales, start, stop, shift, x0, x1, x2, x3, x4, x5
         row[at + _7] += x7 * scale
 
 
-@_jit
+@jit
 def _scatter(row, rows, scales, start, stop, first, bump, n, i, weight):
     """Add ``weight`` times every tap of the events ``start .. stop - 1`` to a row of time; taps come in twos."""
     taps = bump.shape[2]
     k = 0
     while k + 8 <= taps:
-        _scatter_eight(
-            row,
-            rows,
-            scales,
-            start,
-            stop,
-            np.uint64(first + k),
-            weight * bump[n, i, k],
-            weight * bump[n, i, k + 1],
-            weight * bump[n, i, k + 2],
-            weight * bump[n, i, k + 3],
-            weight * bump[n, i, k + 4],
-            weight * bump[n, i, k + 5],
-            weight * bump[n, i, k + 6],
-            weight * bump[n, i, k + 7],
-        )
+        heights = _scaled_eight(bump, n, i, k, weight)
+        _scatter_eight(row, rows, scales, start, stop, np.uint64(first + k), *heights)
         k += 8
     while k < taps:
-        x0, x1 = weight * bump[n, i, k], weight * bump[n, i, k + 1]
-        _scatter_two(row, rows, scales, start, stop, np.uint64(first + k), x0, x1)
+        pair = _scaled_two(bump, n, i, k, weight)
+        _scatter_two(row, rows, scales, start, stop, np.uint64(first + k), *pair)
         k += 2
 
 
-@_jit_fused
+@jit_fused
 def _gather_two(row, rows, scales, start, stop, shift, found, k):
     x0 = x1 = row.dtype.type(0)
     for e in range(start, stop):
@@ -370,7 +355,7 @@ def _gather_two(row, rows, scales, start, stop, shift, found, k):
     found[k], found[k + 1] = x0, x1
 
 
-@_jit_fused
+@jit_fused
 def _gather_eight(row, rows, scales, start, stop, shift, found, k):
     x0 = x1 = x2 = x3 = x4 = x5 = x6 = x7 = row.dtype.type(0)
     for e in range(start, stop):
@@ -387,7 +372,7 @@ def _gather_eight(row, rows, scales, start, stop, shift, found, k):
     found[k + 4], found[k + 5], found[k + 6], found[k + 7] = x4, x5, x6, x7
 
 
-@_jit
+@jit
 def _gather(found, row, rows, scales, start, stop, first):
     """The inverse of :func:`_scatter`: what every tap of these events finds in a row of time."""
     taps = found.shape[0]
@@ -400,7 +385,7 @@ def _gather(found, row, rows, scales, start, stop, first):
         k += 2
 
 
-@_jit
+@jit
 def synapse_forward(units, offsets, values, low, high, group, slot, first, bump, weight, bias, out):
     """Current ``[T, B, N_out]`` of the samples ``low .. high - 1``; ``bump`` is ``[N_out, N_in, K]``, ``K`` even."""
     num_steps = len(out)
@@ -417,14 +402,14 @@ def synapse_forward(units, offsets, values, low, high, group, slot, first, bump,
             for j in range(count):
                 n = left + j
                 row = current[j]
-                _fill(row, bias[n])
+                fill_row(row, bias[n])
                 for i in range(num_inputs):
                     _scatter(row, rows, scales, starts[i], starts[i + 1], first[n, i], bump, n, i, weight[n, i])
             for b in range(begin, end):
                 _write_columns(out, b, left, count, current, (b - begin) * slot)
 
 
-@_jit
+@jit
 def synapse_gradients(
     units, offsets, values, low, high, group, slot, first, bump, weight, grad, grad_weight, grad_bump
 ):
@@ -455,7 +440,7 @@ def synapse_gradients(
                         grad_bump[n, i, k] += weight[n, i] * found[k]
 
 
-@_jit
+@jit
 def synapse_spike_gradient(low, high, slot, first, bump, weight, grad, out):
     """``dL/dS`` ``[T, B, N_in]`` of the samples ``low .. high - 1``, at every step."""
     num_outputs, num_inputs = weight.shape
@@ -463,7 +448,7 @@ def synapse_spike_gradient(low, high, slot, first, bump, weight, grad, out):
     total = np.empty((num_inputs, -(-len(grad) // _STRIDE) * _STRIDE), grad.dtype)
     for b in range(low, high):
         for i in range(num_inputs):
-            _fill(total[i], 0)
+            fill_row(total[i], 0)
         for left in range(0, num_outputs, _LANES):
             count = min(_LANES, num_outputs - left)
             _read_columns(grad, b, left, count, late, 0)
@@ -493,7 +478,7 @@ def weighted_events(spikes: EventBatch | Tensor, dtype: torch.dtype) -> Weighted
     """Events as they are, or the entries of ``[T, B, N]`` that are not zero."""
     num_steps, num_samples, _ = spikes.shape
     if isinstance(spikes, EventBatch):
-        units, offsets, *_ = _batch_events(spikes)
+        units, offsets, *_ = event_arrays(spikes)
         return WeightedEvents(units, offsets, torch.ones(len(units), dtype=dtype).numpy(), num_steps, num_samples)
     dense = spikes.detach().contiguous().numpy()
     counts = np.empty((num_samples, num_steps), np.int32)
@@ -544,7 +529,7 @@ def _late_events(
 
 def delayed_events(events: EventBatch, first: Tensor, taps: int) -> EventBatch:
     """Every event as one event for each tap: unit ``i * K + k`` at the step where tap ``k`` of unit ``i`` arrives."""
-    units, offsets, *_ = _batch_events(events)
+    units, offsets, *_ = event_arrays(events)
     sources, steps, late = _late_events(units, offsets, events.shape[:2], first.numpy(), taps)
     late_units = (units[sources] * np.uint32(taps) + steps).view(np.int32)
     return EventBatch(torch.from_numpy(late_units), torch.from_numpy(late), events.num_steps, events.num_units * taps)

@@ -21,18 +21,18 @@ from numba import types
 from numba.core.errors import TypingError
 from torch import Tensor
 
-from ss_lightning.functional.kernels.llvm import LINE, VECTOR, Lowering, Strip, intrinsic
-from ss_lightning.functional.kernels.network_numba import (
-    ESTIMATORS,
-    SURROGATES,
-    _aligned,
-    _copy,
-    _empty,
-    _fill,
-    _jit,
-    _latest,
-    _shape,
+from ss_lightning.functional.kernels.common import (
+    ESTIMATOR_CODES,
+    LINE,
+    SURROGATE_CODES,
+    aligned_empty,
+    estimator_code,
+    jit,
+    surrogate_code,
+    surrogate_shape,
 )
+from ss_lightning.functional.kernels.llvm import VECTOR, Lowering, Strip, intrinsic
+from ss_lightning.functional.kernels.loops_numba import aligned_vector, copy_row, fill_row, latest_time
 from ss_lightning.functional.kernels.threads import map_slices
 from ss_lightning.surrogate import Surrogate
 
@@ -132,7 +132,7 @@ def _derivative(surrogate: str, x: Strip, height: Strip, scale: Strip, one: Stri
     return y.where(y.compare(">", y.zero()), y.zero())
 
 
-_RULES = [(estimator, surrogate) for estimator in ESTIMATORS for surrogate in SURROGATES]
+_RULES = [(estimator, surrogate) for estimator in ESTIMATOR_CODES for surrogate in SURROGATE_CODES]
 
 
 @intrinsic
@@ -194,24 +194,24 @@ def _walk_back(
 # Kernels ----------------------------------------------------------------------------------------------------
 
 
-@_jit
+@jit
 def _widen(room, rows, start, steps, column, count):
     """The last few columns of some rows as those of a whole strip; what lies beyond them is 0."""
-    _fill(room, 0)
+    fill_row(room, 0)
     for k in range(steps):
-        _copy(room[k * _STRIP : k * _STRIP + count], rows[start + k, column:])
+        copy_row(room[k * _STRIP : k * _STRIP + count], rows[start + k, column:])
 
 
-@_jit
+@jit
 def _load_state(states, strip, beta, threshold, column, count):
     state = states[strip : strip + _STATE_SIZE]
-    _fill(state, 0)
-    _copy(state[_BETA : _BETA + count], beta[column:])
-    _copy(state[_THRESHOLD : _THRESHOLD + count], threshold[column:])
+    fill_row(state, 0)
+    copy_row(state[_BETA : _BETA + count], beta[column:])
+    copy_row(state[_THRESHOLD : _THRESHOLD + count], threshold[column:])
     return state
 
 
-@_jit
+@jit
 def dense_spikes(current, beta, threshold, begin, end, keep, spikes, first, second, kept):
     """Set the spikes ``[T, M]`` (zero before) of the columns ``begin <= m < end`` of a current ``[T, M]``.
 
@@ -221,23 +221,23 @@ def dense_spikes(current, beta, threshold, begin, end, keep, spikes, first, seco
     num_steps, stride = current.shape
     silent = current.dtype.type(num_steps)
     flat = current.reshape(-1)
-    states = _aligned(_BLOCK * _STATE_SIZE, beta)
-    room = _aligned(_CHUNK * _STRIP, beta)
+    states = aligned_vector(_BLOCK * _STATE_SIZE, beta)
+    room = aligned_vector(_CHUNK * _STRIP, beta)
     for block in range(begin, end, _BLOCK * _STRIP):
         strips = (min(_BLOCK * _STRIP, end - block) + _STRIP - 1) // _STRIP
         for s in range(strips):
             column = block + s * _STRIP
             state = _load_state(states, s * _STATE_SIZE, beta, threshold, column, min(_STRIP, end - column))
-            _fill(state[_FIRST : _FIRST + _STRIP], silent)
-            _fill(state[_SECOND : _SECOND + _STRIP], silent)
+            fill_row(state[_FIRST : _FIRST + _STRIP], silent)
+            fill_row(state[_SECOND : _SECOND + _STRIP], silent)
         for start in range(0, num_steps, _CHUNK):
             steps = min(_CHUNK, num_steps - start)
             for s in range(strips):
                 column, strip = block + s * _STRIP, s * _STATE_SIZE
                 count = min(_STRIP, end - column)
                 if keep:
-                    _copy(kept[start // _CHUNK, column : column + count], states[strip + _MEMBRANE :])
-                elif _latest(states[strip + _FIRST :], count) < silent:
+                    copy_row(kept[start // _CHUNK, column : column + count], states[strip + _MEMBRANE :])
+                elif latest_time(states[strip + _FIRST :], count) < silent:
                     continue
                 if count == _STRIP:
                     _cross(flat, start * stride + column, stride, states, strip, start, steps, silent)
@@ -252,7 +252,7 @@ def dense_spikes(current, beta, threshold, begin, end, keep, spikes, first, seco
                 spikes[first[column], column] = 1
 
 
-@_jit
+@jit
 def dense_gradient(
     current,
     beta,
@@ -273,9 +273,9 @@ def dense_gradient(
     """Backward pass of :func:`dense_spikes` for the columns ``begin <= m < end``, chunk by chunk back in time."""
     num_steps, stride = current.shape
     flat, flat_grad, flat_out = current.reshape(-1), grad_spikes.reshape(-1), grad_current.reshape(-1)
-    states = _aligned(_BLOCK * _STATE_SIZE, beta)
-    scratch = _aligned((_CHUNK + 1) * _STRIP, beta)
-    room, room_grad, room_out = [_aligned(_CHUNK * _STRIP, beta) for _ in range(3)]
+    states = aligned_vector(_BLOCK * _STATE_SIZE, beta)
+    scratch = aligned_vector((_CHUNK + 1) * _STRIP, beta)
+    room, room_grad, room_out = [aligned_vector(_CHUNK * _STRIP, beta) for _ in range(3)]
     stream = grad_current.nbytes > _STREAM_BYTES and stride * grad_current.itemsize % LINE == 0
     for block in range(begin, end, _BLOCK * _STRIP):
         strips = (min(_BLOCK * _STRIP, end - block) + _STRIP - 1) // _STRIP
@@ -291,7 +291,7 @@ def dense_gradient(
             for s in range(strips):
                 column, strip = block + s * _STRIP, s * _STATE_SIZE
                 count = min(_STRIP, end - column)
-                _copy(scratch[:count], kept[start // _CHUNK, column:])
+                copy_row(scratch[:count], kept[start // _CHUNK, column:])
                 if count == _STRIP:
                     place = start * stride + column
                     _walk_back(
@@ -306,7 +306,7 @@ def dense_gradient(
                         states, scratch, strip, start, steps, rule, height, scale, False,
                     )  # fmt: skip
                     for k in range(steps):
-                        _copy(grad_current[start + k, column : column + count], room_out[k * _STRIP :])
+                        copy_row(grad_current[start + k, column : column + count], room_out[k * _STRIP :])
         for j in range(min(_BLOCK * _STRIP, end - block)):
             strip = j // _STRIP * _STATE_SIZE + j % _STRIP
             grad_beta[block + j] = states[strip + _GRAD_BETA]
@@ -329,7 +329,7 @@ def dense_forward(
     # Large arrays come from numpy, which asks for huge pages: that saves most of the page faults.
     spikes = np.zeros((num_steps, columns), dtype)
     first, second = np.empty(columns, np.int32), np.empty(columns, np.int32)
-    kept = _empty((-(-num_steps // _CHUNK) if keep else 0, columns), dtype)
+    kept = aligned_empty((-(-num_steps // _CHUNK) if keep else 0, columns), dtype)
 
     def work(low: int, high: int) -> None:
         low, high = low * _STRIP, min(high * _STRIP, columns)
@@ -353,8 +353,9 @@ def dense_backward(
     arrays = [tensor.detach().numpy() for tensor in (current, beta, threshold)]
     kept = [tensor.numpy() for tensor in saved]
     dtype = arrays[0].dtype
-    results = [_empty(current.shape, dtype), np.empty(columns, dtype), np.empty(columns, dtype)]
-    rule = _RULES.index((estimator, surrogate.kind)), *_shape(surrogate, dtype)
+    results = [aligned_empty(current.shape, dtype), np.empty(columns, dtype), np.empty(columns, dtype)]
+    code = estimator_code(estimator) * len(SURROGATE_CODES) + surrogate_code(surrogate)
+    rule = code, *map(dtype.type, surrogate_shape(surrogate))
 
     def work(low: int, high: int) -> None:
         low, high = low * _STRIP, min(high * _STRIP, columns)

@@ -1,7 +1,6 @@
 """LLVM vector code for the innermost loops of the CPU kernels, where numba's own loops go through the cache too often.
 
 The body of a numba intrinsic is written with :class:`Strip` like arithmetic on whole arrays; strips stay in registers.
-numba's cache on disk does not see a change here: touch the files of the kernels after one.
 """
 
 from __future__ import annotations
@@ -15,8 +14,9 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic as _numba_intrinsic
 
+from ss_lightning.functional.kernels.common import LINE
+
 VECTOR = 16  # columns of one LLVM vector; cut into what the processor has
-LINE = 64  # bytes of a cache line
 
 # numba calls such a function with a typing context in front, its users without: no type can say both.
 intrinsic: Callable[[Any], Callable[..., None]] = _numba_intrinsic

@@ -21,26 +21,35 @@ names (the loop would fall back to scalar code at run time).
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from numba import njit
 from torch import Tensor
 
 from ss_lightning.events import EventBatch
-from ss_lightning.functional.kernels.llvm import LINE
+from ss_lightning.functional.kernels.common import (
+    ESTIMATOR_CODES,
+    EventArrays,
+    LayerTensors,
+    aligned_empty,
+    aligned_zeros,
+    estimator_code,
+    event_arrays,
+    jit,
+    jit_fused,
+    jit_inline,
+    surrogate_code,
+    surrogate_shape,
+)
+from ss_lightning.functional.kernels.loops_numba import aligned_vector, copy_row, fill_row, latest_time
 from ss_lightning.functional.kernels.rows_numba import add_rows
 from ss_lightning.functional.kernels.threads import map_slices, num_slices
-from ss_lightning.functional.network import LayerTensors
 from ss_lightning.surrogate import Surrogate
 
-SURROGATES = {"fast_sigmoid": 0, "atan": 1, "triangle": 2}
-ESTIMATORS = {"ramp": 0, "survival": 1, "flat": 2, "masked": 3}
-_RAMP, _SURVIVAL, _MASKED = ESTIMATORS["ramp"], ESTIMATORS["survival"], ESTIMATORS["masked"]
+_RAMP, _SURVIVAL, _MASKED = (ESTIMATOR_CODES[name] for name in ("ramp", "survival", "masked"))
 
 _LANES = 16
 _MAX_WIDTH = 512
@@ -58,37 +67,17 @@ _GRAD_BETA = 6 * _ROW
 _GRAD_THRESHOLD = 7 * _ROW
 _STATE_SIZE = 8 * _ROW
 
-_jit: Callable[..., Any] = njit(nogil=True, cache=True, error_model="numpy")
-# Products and sums may be fused into one rounding here: only in gradients, never where a membrane comes from.
-_jit_fused: Callable[..., Any] = njit(nogil=True, cache=True, error_model="numpy", fastmath={"contract"})
-_jit_inline: Callable[..., Any] = njit(
-    nogil=True, cache=True, error_model="numpy", fastmath={"contract"}, forceinline=True
-)
-
-
 # Kernels: synapse and membrane ------------------------------------------------------------------------------
 
 
-@_jit
-def _copy(target, source):
-    for j in range(target.shape[0]):
-        target[j] = source[j]
-
-
-@_jit
-def _fill(target, value):
-    for j in range(target.shape[0]):
-        target[j] = value
-
-
-@_jit
+@jit
 def _add_one(total, table, a):
     row_a = table[a]
     for j in range(total.shape[0]):
         total[j] += row_a[j]
 
 
-@_jit
+@jit
 def _integrate(current, before, beta):
     """The current of a step becomes its membrane: ``V[t] = beta * V[t-1] + I[t]``.
 
@@ -98,7 +87,7 @@ def _integrate(current, before, beta):
         current[j] = beta[j] * before[j] + current[j]
 
 
-@_jit
+@jit
 def _fire(time, membrane, current, beta, threshold, t, num_steps):
     """:func:`_integrate`, in place on the membrane, and note the step of the first crossing."""
     for j in range(time.shape[0]):
@@ -108,7 +97,7 @@ def _fire(time, membrane, current, beta, threshold, t, num_steps):
         time[j] = t if (potential > threshold[j]) & (known == num_steps) else known
 
 
-@_jit
+@jit
 def _note_second(second, first, membrane, threshold, t, num_steps):
     for j in range(second.shape[0]):
         known = second[j]
@@ -116,23 +105,7 @@ def _note_second(second, first, membrane, threshold, t, num_steps):
         second[j] = t if crosses else known
 
 
-@_jit
-def _latest(time, count):
-    latest = time[0]
-    for j in range(1, count):
-        latest = max(latest, time[j])
-    return latest
-
-
-@_jit
-def _aligned(size, like):
-    """An uninitialised vector of the dtype of ``like`` that begins with a cache line, see :func:`_empty`."""
-    room = np.empty(size + LINE // like.itemsize, like.dtype)
-    skip = -room.ctypes.data % LINE // like.itemsize
-    return room[skip : skip + size]
-
-
-@_jit
+@jit
 def first_times(units, offsets, stride, num_steps, table, bias, beta, threshold, times):
     """First spike times of one layer, written to ``times`` ``[B, N]``; ``T`` for a silent neuron.
 
@@ -141,27 +114,27 @@ def first_times(units, offsets, stride, num_steps, table, bias, beta, threshold,
     blocks, _, width = bias.shape
     last_bias = bias.shape[1] - 1
     samples, num_neurons = times.shape
-    membrane = _aligned(width, table)
-    current = _aligned(width, table)
-    time = _aligned(width, times)
+    membrane = aligned_vector(width, table)
+    current = aligned_vector(width, table)
+    time = aligned_vector(width, times)
     silent = np.int32(num_steps)
     for block in range(blocks):
         begin = block * width
         count = min(width, num_neurons - begin)
         for b in range(samples):
-            _fill(membrane, 0)
-            _fill(time, silent)
+            fill_row(membrane, 0)
+            fill_row(time, silent)
             for t in range(num_steps):
-                _copy(current, bias[block, min(t, last_bias)])
+                copy_row(current, bias[block, min(t, last_bias)])
                 add_rows(current, table[block], units, offsets[b * stride + t], offsets[b * stride + t + 1])
                 _fire(time, membrane, current, beta[block], threshold[block], np.int32(t), silent)
                 # Once all have fired nothing that follows can matter; looking costs a pass, so not every step.
-                if t % 8 == 7 and _latest(time, count) < num_steps:
+                if t % 8 == 7 and latest_time(time, count) < num_steps:
                     break
-            _copy(times[b, begin : begin + count], time)
+            copy_row(times[b, begin : begin + count], time)
 
 
-@_jit
+@jit
 def readout_membrane(units, offsets, stride, table, bias, beta, out):
     """Membrane of the readout, written to ``out`` ``[B, T, C]``."""
     samples, num_steps, num_classes = out.shape
@@ -170,13 +143,13 @@ def readout_membrane(units, offsets, stride, table, bias, beta, out):
         before = rest
         for t in range(num_steps):
             row = out[b, t]
-            _copy(row, bias)
+            copy_row(row, bias)
             add_rows(row, table, units, offsets[b * stride + t], offsets[b * stride + t + 1])
             _integrate(row, before, beta)
             before = row
 
 
-@_jit
+@jit
 def times_to_events(times, num_steps, units, offsets):
     """Events of neurons that fire once: of sample ``b`` in ``units[b * N :]``, offsets ``[B * (T + 1)]``.
 
@@ -185,7 +158,7 @@ def times_to_events(times, num_steps, units, offsets):
     samples, num_neurons = times.shape
     place = np.empty(num_steps + 1, np.int32)
     for b in range(samples):
-        _fill(place, 0)
+        fill_row(place, 0)
         for j in range(num_neurons):
             if times[b, j] >= 0:
                 place[times[b, j]] += 1
@@ -202,7 +175,7 @@ def times_to_events(times, num_steps, units, offsets):
                 place[t] += 1
 
 
-@_jit
+@jit
 def events_by_unit(units, offsets, stride, num_steps, samples, slot, group, starts, rows):
     """Transposed event lists of every ``group`` samples: for each unit the rows of scratch it fired in.
 
@@ -215,7 +188,7 @@ def events_by_unit(units, offsets, stride, num_steps, samples, slot, group, star
     for g in range(starts.shape[0]):
         begin = g * group
         end = min(begin + group, samples)
-        _fill(place, 0)
+        fill_row(place, 0)
         for b in range(begin, end):
             for k in range(offsets[b * stride], offsets[b * stride + num_steps]):
                 place[units[k]] += 1
@@ -237,17 +210,17 @@ def events_by_unit(units, offsets, stride, num_steps, samples, slot, group, star
 # Kernels: backward -------------------------------------------------------------------------------------------
 
 
-@_jit
+@jit
 def readout_backward(grad, membrane, beta, up, grad_bias, grad_beta):
     """Reverse leaky scan of the readout: ``dL/dI`` into ``up[:, :, :C]``, from ``dL/dV`` ``[B, T, C]``."""
     samples, num_steps, num_classes = grad.shape
     carry = np.empty(num_classes, grad.dtype)
     for b in range(samples):
-        _fill(carry, 0)
+        fill_row(carry, 0)
         for t in range(num_steps - 1, -1, -1):
             for c in range(num_classes):
                 carry[c] = grad[b, t, c] + beta[c] * carry[c]
-            _copy(up[b, t, :num_classes], carry)
+            copy_row(up[b, t, :num_classes], carry)
             for c in range(num_classes):
                 grad_bias[c] += carry[c]
             if t > 0:
@@ -255,7 +228,7 @@ def readout_backward(grad, membrane, beta, up, grad_bias, grad_beta):
                     grad_beta[c] += carry[c] * membrane[b, t - 1, c]
 
 
-@_jit
+@jit
 def readout_weight_gradient(units, offsets, stride, num_steps, up, grad_table):
     """Add ``dL/dI`` of the readout at the step of every input spike to the weight row of its unit."""
     num_classes = grad_table.shape[1]
@@ -266,7 +239,7 @@ def readout_weight_gradient(units, offsets, stride, num_steps, up, grad_table):
                     grad_table[units[k], c] += up[b, t, c]
 
 
-@_jit_fused
+@jit_fused
 def _eight_by_four(grad, up, t, weight, a, b, c, d):
     """Add what four upper neurons contribute to ``dL/dS`` of eight steps: as fast as a BLAS at this size."""
     a0, b0, c0, d0 = up[t, a], up[t, b], up[t, c], up[t, d]
@@ -290,7 +263,7 @@ def _eight_by_four(grad, up, t, weight, a, b, c, d):
         grad[7 * _ROW + j] += a7 * w + b7 * x + c7 * y + d7 * z
 
 
-@_jit
+@jit
 def _spike_gradient(grad, up, t, weight, active, count):
     """Add to ``dL/dS`` of the steps ``t .. t + 7`` what ``dL/dI`` of the upper neurons ``active[:count]`` makes of it.
 
@@ -300,7 +273,7 @@ def _spike_gradient(grad, up, t, weight, active, count):
         _eight_by_four(grad, up, t, weight, active[k], active[k + 1], active[k + 2], active[k + 3])
 
 
-@_jit
+@jit
 def _ramp(grad, state, first, width):
     """``dL/dc = sum over k >= t of (k - t + 1) dL/dS[k]``, four steps in place."""
     zero = state.dtype.type(0)
@@ -321,7 +294,7 @@ def _ramp(grad, state, first, width):
         state[_SUM + j], state[_SUM_OF_SUMS + j] = total, ramp
 
 
-@_jit
+@jit
 def _flat(grad, state, first, t, width):
     """``dL/dc = sum over k >= t of dL/dS[k]`` up to the first crossing, four steps in place."""
     zero = state.dtype.type(0)
@@ -338,7 +311,7 @@ def _flat(grad, state, first, t, width):
         state[_SUM + j] = total
 
 
-@_jit
+@jit
 def _masked(grad, first, t, width):
     """``dL/dc = dL/dS[t]`` up to the first crossing, four steps in place."""
     zero = grad.dtype.type(0)
@@ -350,7 +323,7 @@ def _masked(grad, first, t, width):
         grad[j] = grad[j] if spike >= 0 else zero
 
 
-@_jit_inline
+@jit_inline
 def _survive(grad, at_first, at_second, spike, again, t, zero):
     """One step of survival: ``dL/dc``, and ``dL/dS`` at the first and second crossing as far as they are known."""
     at_second = grad if again == t else at_second
@@ -359,7 +332,7 @@ def _survive(grad, at_first, at_second, spike, again, t, zero):
     return (told if spike >= t else zero), at_first, at_second
 
 
-@_jit
+@jit
 def _survival(grad, state, first, second, t, width):
     """``dL/dc = dL/dS[t] - dL/dS[t*]`` before the spike, ``dL/dS[t*] - dL/dS[t2]`` at it; four steps in place."""
     zero = state.dtype.type(0)
@@ -373,7 +346,7 @@ def _survival(grad, state, first, second, t, width):
         state[_SUM + j], state[_SUM_OF_SUMS + j] = one, two
 
 
-@_jit_inline
+@jit_inline
 def _derivative(x, surrogate, height, scale, zero, one):
     """Derivative of the surrogate at ``x = V - threshold``; plain numbers would turn float32 into float64 here."""
     if surrogate == 0:
@@ -385,7 +358,7 @@ def _derivative(x, surrogate, height, scale, zero, one):
     return max(one - abs(x) * scale, zero)
 
 
-@_jit_inline
+@jit_inline
 def _walk(grad, state, scratch, row, surrogate, height, scale, width):
     """From ``dL/dc`` to ``dL/dI`` of four steps, which replaces the membrane in scratch rows ``row .. row + 3``."""
     zero, one = scratch.dtype.type(0), scratch.dtype.type(1)
@@ -410,7 +383,7 @@ def _walk(grad, state, scratch, row, surrogate, height, scale, width):
         state[_GRAD_THRESHOLD + j] -= (g0 + g1) + (g2 + g3)
 
 
-@_jit
+@jit
 def _walk_back(grad, state, scratch, row, surrogate, height, scale, width):
     """:func:`_walk`, compiled once for each surrogate so that its loop has no branches."""
     if surrogate == 0:
@@ -421,7 +394,7 @@ def _walk_back(grad, state, scratch, row, surrogate, height, scale, width):
         _walk(grad, state, scratch, row, 2, height, scale, width)
 
 
-@_jit
+@jit
 def layer_backward(
     units,
     offsets,
@@ -468,52 +441,52 @@ def layer_backward(
     num_upper = up_weight.shape[1] - 1
     num_units = table.shape[1]
     silent = np.int32(num_steps)
-    state = _aligned(_STATE_SIZE, table)
-    grad = _aligned(8 * _ROW, table)
-    first = _aligned(width, times)
-    second = _aligned(width, times)
+    state = aligned_vector(_STATE_SIZE, table)
+    grad = aligned_vector(8 * _ROW, table)
+    first = aligned_vector(width, times)
+    second = aligned_vector(width, times)
     active = np.empty(num_upper + 3, np.uint32)
     is_active = np.empty(num_upper, np.bool_)
     # One row of rest before the first step, and whole eights of steps.
     slot = up.shape[1] + 1
     flat_scratch = scratch.reshape(-1)
     for local in range(group):
-        _fill(scratch[local * slot], 0)
+        fill_row(scratch[local * slot], 0)
     for block in range(blocks):
         begin = block * width
         count = min(width, num_neurons - begin)
-        _fill(state, 0)
-        _copy(state[_BETA : _BETA + width], beta[block])
-        _copy(state[_THRESHOLD : _THRESHOLD + width], threshold[block])
+        fill_row(state, 0)
+        copy_row(state[_BETA : _BETA + width], beta[block])
+        copy_row(state[_THRESHOLD : _THRESHOLD + width], threshold[block])
         for b in range(samples):
             top = b % group * slot + 1
-            _fill(first, silent)
-            _copy(first[:count], times[b, begin : begin + count])
-            _fill(second, silent)
+            fill_row(first, silent)
+            copy_row(first[:count], times[b, begin : begin + count])
+            fill_row(second, silent)
 
             # The membrane once more; survival asks for nothing after the last second crossing of the block, masked for
             # nothing after the last first one.
             stop = num_steps
             if estimator == _MASKED:
-                stop = min(num_steps, max(_latest(first, count), 0) + 1)
+                stop = min(num_steps, max(latest_time(first, count), 0) + 1)
             for t in range(stop):
                 membrane = scratch[top + t, :width]
-                _copy(membrane, bias[block, min(t, last_bias)])
+                copy_row(membrane, bias[block, min(t, last_bias)])
                 add_rows(membrane, table[block], units, offsets[b * stride + t], offsets[b * stride + t + 1])
                 _integrate(membrane, scratch[top + t - 1], beta[block])
                 if estimator == _SURVIVAL:
                     _note_second(second, first, membrane, threshold[block], np.int32(t), silent)
-                    if t % 8 == 7 and _latest(second, count) < num_steps:
+                    if t % 8 == 7 and latest_time(second, count) < num_steps:
                         stop = t + 1
                         break
             known = stop
             stop = (stop + 7) // 8 * 8
             for t in range(known, stop):
-                _fill(scratch[top + t, :width], 0)
+                fill_row(scratch[top + t, :width], 0)
 
             # Back in time, eight steps at once. The upper neurons that have a gradient only grow in number.
-            _fill(state[:_BETA], 0)
-            _fill(active, num_upper)
+            fill_row(state[:_BETA], 0)
+            fill_row(active, num_upper)
             is_active[:] = False
             num_active = 0
             for t in range(stop - 8, -1, -8):
@@ -523,10 +496,10 @@ def layer_backward(
                             is_active[k] = True
                             active[num_active] = k
                             num_active += 1
-                _fill(grad, 0)
+                fill_row(grad, 0)
                 if grad_counts.shape[0]:
                     for k in range(min(8, num_steps - t)):
-                        _copy(grad[k * _ROW : k * _ROW + count], grad_counts[b, begin : begin + count])
+                        copy_row(grad[k * _ROW : k * _ROW + count], grad_counts[b, begin : begin + count])
                 _spike_gradient(grad, up[b, :, up_first:], t, up_weight[block], active, num_active)
                 for half in range(4, -1, -4):
                     four = grad[half * _ROW :]
@@ -547,11 +520,11 @@ def layer_backward(
                 for t in range(slot - 1):
                     target = up[b, t, out_first + begin : out_first + begin + count]
                     if t < stop:
-                        _copy(target, scratch[top + t])
+                        copy_row(target, scratch[top + t])
                     else:
-                        _fill(target, 0)
+                        fill_row(target, 0)
             for t in range(stop, slot - 1):
-                _fill(scratch[top + t, :width], 0)
+                fill_row(scratch[top + t, :width], 0)
             if starts.shape[0] and (b % group + 1 == group or b + 1 == samples):
                 g = b // group
                 for i in range(num_units):
@@ -569,17 +542,6 @@ def layer_backward(
 # From tensors to kernels --------------------------------------------------------------------------------------
 
 
-class _Events(NamedTuple):
-    """Events of sample ``b`` in step ``t``: ``units[offsets[b * stride + t] : offsets[b * stride + t + 1]]``."""
-
-    units: np.ndarray  # uint32: numba checks a signed index for wrap-around
-    offsets: np.ndarray
-    stride: int
-
-    def samples(self, low: int, high: int) -> _Events:
-        return self._replace(offsets=self.offsets[low * self.stride : high * self.stride + 1])
-
-
 class _Blocks(NamedTuple):
     """A layer cut into blocks of neurons.
 
@@ -592,7 +554,7 @@ class _Blocks(NamedTuple):
     threshold: np.ndarray
 
 
-@_jit
+@jit
 def cut_weight(weight, low, high, table):
     """The inputs ``low <= i < high`` of weights ``[N_out, N_in]`` into a table ``[blocks, N_in, width]``.
 
@@ -609,7 +571,7 @@ def cut_weight(weight, low, high, table):
                     table[block, i, j] = weight[neuron, i] if neuron < num_neurons else 0
 
 
-@_jit
+@jit
 def join_weight(table, low, high, weight):
     """The inverse of :func:`cut_weight`."""
     blocks, _, width = table.shape
@@ -620,21 +582,6 @@ def join_weight(table, low, high, weight):
                 for j in range(first, first + _LANES):
                     if block * width + j < num_neurons:
                         weight[block * width + j, i] = table[block, i, j]
-
-
-def _empty(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-    """``np.empty`` that begins with a cache line: vectors that straddle two of them cost twice (a tenth of a step)."""
-    size = math.prod(shape) * dtype.itemsize
-    room = np.empty(size + LINE, np.uint8)
-    skip = -room.ctypes.data % LINE
-    return room[skip : skip + size].view(dtype).reshape(shape)
-
-
-def _zeros(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-    """``np.zeros`` as :func:`_empty`."""
-    values = _empty(shape, dtype)
-    values.fill(0)
-    return values
 
 
 def _cut_rows(rows: Tensor, width: int, fill: float = 0.0) -> np.ndarray:
@@ -657,7 +604,7 @@ def _cut_layer(layer: LayerTensors) -> _Blocks:
         return _cut_rows(values.reshape(-1, num_neurons), width, fill)
 
     bias, beta = cut(layer.bias), cut(layer.beta)[:, 0]
-    table = _empty((len(bias), num_inputs, width), bias.dtype)
+    table = aligned_empty((len(bias), num_inputs, width), bias.dtype)
     weight = layer.weight.detach().contiguous().numpy()
     map_slices(lambda low, high: cut_weight(weight, low, high, table), num_inputs)
     return _Blocks(table, bias, beta, cut(layer.threshold, float("inf"))[:, 0])
@@ -688,34 +635,14 @@ def _join_layer(parts: Sequence[_Blocks], layer: LayerTensors, need: LayerTensor
     return LayerTensors(weight, *joined)
 
 
-def _batch_events(events: EventBatch) -> _Events:
-    """The arrays of a batch, after a look that no index would make a kernel read beyond the weights."""
-    if events.num_events:
-        low, high = (int(unit) for unit in events.units.aminmax())
-        if low < 0 or high >= events.num_units:
-            raise ValueError(
-                f"the events name units {low} to {high}, but a batch of {events.num_units} units has only 0 to "
-                f"{events.num_units - 1}"
-            )
-    return _Events(events.units.numpy().view(np.uint32), events.offsets.numpy(), events.num_steps)
-
-
-def _hidden_events(times: list[np.ndarray], num_steps: int) -> _Events:
+def _hidden_events(times: list[np.ndarray], num_steps: int) -> EventArrays:
     """Spikes of hidden layers (first spike times ``[B, N]`` each, side by side) as events."""
     joined = np.concatenate(times, axis=1) if len(times) > 1 else times[0]
     samples, num_neurons = joined.shape
     units = np.empty(samples * num_neurons, np.uint32)
     offsets = np.empty(samples * (num_steps + 1), np.int32)
     times_to_events(joined, num_steps, units, offsets)
-    return _Events(units, offsets, num_steps + 1)
-
-
-def _shape(surrogate: Surrogate, dtype: np.dtype) -> tuple[Any, Any]:
-    """Height at the threshold and scale of its argument, see :func:`_derivative`."""
-    height, scale = 1.0, surrogate.slope
-    if surrogate.kind == "atan":
-        height, scale = scale / 2, scale * np.pi / 2
-    return dtype.type(height), dtype.type(scale)
+    return EventArrays(units, offsets, num_steps + 1)
 
 
 def _sources(times: list[np.ndarray], skip: bool) -> list[np.ndarray]:
@@ -726,7 +653,7 @@ def _sources(times: list[np.ndarray], skip: bool) -> list[np.ndarray]:
 class Prepared(NamedTuple):
     """What the backward pass takes over from the forward pass: the input events, and the layers cut into blocks."""
 
-    events: _Events
+    events: EventArrays
     hidden: list[_Blocks]
     readout: _Blocks
 
@@ -743,7 +670,7 @@ def network_forward(
     Times are ``T`` for silent neurons and -1 where ``keep`` (bool ``[B, N]``, or None) leaves a neuron out.
     """
     num_steps, num_samples, _ = events.shape
-    prepared = Prepared(_batch_events(events), [_cut_layer(layer) for layer in hidden], _cut_layer(readout))
+    prepared = Prepared(event_arrays(events), [_cut_layer(layer) for layer in hidden], _cut_layer(readout))
     last = prepared.readout
     times = [torch.empty(num_samples, len(layer.weight), dtype=torch.int32) for layer in hidden]
     membrane = readout.weight.new_empty(num_samples, num_steps, len(readout.weight))
@@ -787,8 +714,8 @@ def network_backward(
     Args:
         prepared, times, membrane: what the forward pass returned.
         hidden, readout, skip: as in :func:`network_forward`.
-        surrogate: one of :data:`SURROGATES`.
-        estimator: one of :data:`ESTIMATORS`.
+        surrogate: one of :data:`~ss_lightning.functional.kernels.common.KNOWN_SURROGATES`.
+        estimator: a word of :data:`~ss_lightning.functional.kernels.common.ESTIMATOR_CODES`.
         grad: ``dL/dV`` of the readout, ``[B, T, C]``.
         grad_counts: for every hidden layer what each of its spikes adds to the loss, whatever its time, ``[B, N]``; or
             None.
@@ -825,9 +752,9 @@ def network_backward(
         return max(1, min(samples, _SCRATCH_BYTES // (num_steps * width * itemsize)))
 
     def memory() -> tuple[list[_Blocks], np.ndarray, np.ndarray]:
-        grads = [_Blocks(*(_zeros(array.shape, array.dtype) for array in layer)) for layer in (*layers, last)]
+        grads = [_Blocks(*(aligned_zeros(array.shape, array.dtype) for array in layer)) for layer in (*layers, last)]
         up = np.zeros((chunk, padded_steps, num_columns + 1), last.table.dtype)
-        scratch = _empty((group_size(chunk, narrowest) * (padded_steps + 1), _ROW), last.table.dtype)
+        scratch = aligned_empty((group_size(chunk, narrowest) * (padded_steps + 1), _ROW), last.table.dtype)
         return grads, up, scratch
 
     # From this thread, which finds the memory of the step before; the others' may be fresh pages each time.
@@ -869,9 +796,9 @@ def network_backward(
                 *layer,
                 done[i],
                 no_counts if counts is None else counts[low:high].numpy(),
-                ESTIMATORS[estimator],
-                SURROGATES[surrogate.kind],
-                *_shape(surrogate, layer.bias.dtype),
+                estimator_code(estimator),
+                surrogate_code(surrogate),
+                *map(layer.bias.dtype.type, surrogate_shape(surrogate)),
                 up,
                 up_last,
                 up_weights[i],

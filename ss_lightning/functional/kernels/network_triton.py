@@ -21,22 +21,24 @@ import triton.language as tl
 from torch import Tensor
 
 from ss_lightning.events import EventBatch
-from ss_lightning.functional.network import LayerTensors
+from ss_lightning.functional.kernels.common import LayerTensors, estimator_code, surrogate_code
+from ss_lightning.functional.kernels.common_triton import (
+    device_guard,
+    launch_options,
+    shape_tensor,
+    surrogate_derivative,
+)
 from ss_lightning.surrogate import Surrogate
-
-INTERPRETED: bool = triton.knobs.runtime.interpret
-
-SURROGATES = {"fast_sigmoid": 0, "atan": 1, "triangle": 2}
-ESTIMATORS = {"ramp": 0, "survival": 1, "flat": 2, "masked": 3}
 
 # Neurons of one program, and the scratch of the samples that the backward pass takes at a time.
 _BLOCK = 128
-# Product and sum are rounded one after the other, as everywhere else: all backends then spike alike.
-_OPTIONS: dict[str, Any] = {"BLOCK": _BLOCK, "enable_fp_fusion": False}
+_OPTIONS = launch_options(_BLOCK)
 _SCRATCH_BYTES = 32_000_000
 
 
 # Kernels --------------------------------------------------------------------------------------------------------------
+# Sizes and alignments are not specialised: with one neuron a thread nothing could be gained, and a slice of a tensor
+# would compile a second variant in the middle of a training.
 
 
 @triton.jit
@@ -52,7 +54,10 @@ def _current(units, offsets, table, bias, row, columns, inside, size):
     return total
 
 
-@triton.jit(do_not_specialize=["num_steps", "size", "bias_stride"])
+@triton.jit(
+    do_not_specialize=["num_steps", "size", "bias_stride"],
+    do_not_specialize_on_alignment=["units", "offsets", "table", "bias", "beta", "threshold", "times"],
+)
 def _first_times(
     units, offsets, table, bias, beta, threshold, bias_stride, times, num_steps, size, BLOCK: tl.constexpr
 ):
@@ -76,7 +81,10 @@ def _first_times(
     tl.store(times + sample * size + columns, first, mask=inside)
 
 
-@triton.jit(do_not_specialize=["num_steps", "size"])
+@triton.jit(
+    do_not_specialize=["num_steps", "size"],
+    do_not_specialize_on_alignment=["units", "offsets", "table", "bias", "beta", "out"],
+)
 def _readout_membrane(units, offsets, table, bias, beta, out, num_steps, size, BLOCK: tl.constexpr):
     """Membrane of the readout at every step."""
     sample = tl.program_id(0)
@@ -93,7 +101,10 @@ def _readout_membrane(units, offsets, table, bias, beta, out, num_steps, size, B
         step += 1
 
 
-@triton.jit(do_not_specialize=["num_steps", "size"])
+@triton.jit(
+    do_not_specialize=["num_steps", "size"],
+    do_not_specialize_on_alignment=["grad", "membrane", "beta", "out", "grad_bias", "grad_beta"],
+)
 def _readout_backward(grad, membrane, beta, out, grad_bias, grad_beta, num_steps, size, BLOCK: tl.constexpr):
     """``dI[t] = dV[t] + beta * dI[t+1]`` of the readout, and each sample's share of the other gradients."""
     sample = tl.program_id(0)
@@ -116,21 +127,13 @@ def _readout_backward(grad, membrane, beta, out, grad_bias, grad_beta, num_steps
     tl.store(grad_beta + sample * size + columns, beta_sum, mask=inside)
 
 
-@triton.jit
-def _derivative(x, height, scale, SURROGATE: tl.constexpr):
-    """Derivative of the surrogate at ``x = V - threshold``; see ``_shape`` for height and scale."""
-    if SURROGATE == 0:
-        base = tl.abs(x) * scale + 1
-        result = height / (base * base)
-    elif SURROGATE == 1:
-        scaled = x * scale
-        result = height / (scaled * scaled + 1)
-    else:
-        result = tl.maximum(height - tl.abs(x) * scale, 0.0)
-    return result
-
-
-@triton.jit(do_not_specialize=["num_steps", "size", "bias_stride"])
+@triton.jit(
+    do_not_specialize=["num_steps", "size", "bias_stride"],
+    do_not_specialize_on_alignment=[
+        "units", "offsets", "table", "bias", "beta", "threshold", "times", "shape", "grad", "membrane",
+        "grad_bias", "grad_beta", "grad_threshold",
+    ],
+)  # fmt: skip
 def _layer_backward(
     units,
     offsets,
@@ -180,6 +183,8 @@ def _layer_backward(
         elif ESTIMATOR == 3:  # and masked for nothing after the first one
             stop = tl.where(tl.max(first, 0) < num_steps, 0, stop)
         step += 1
+    # The walk back reads what was stored here, and in another layout another thread would read it.
+    tl.debug_barrier()
 
     start = (sample * num_steps).to(tl.int64) * size
     at_first = tl.load(grad + start + first * size + columns, mask=inside & (first < num_steps), other=0.0)
@@ -209,7 +214,9 @@ def _layer_backward(
             signal = tl.where(step <= first, total, 0.0)
         else:
             signal = tl.where(step <= first, signal, 0.0)
-        signal = tl.where(learns, signal, 0.0) * _derivative(potential - threshold_row, height, scale, SURROGATE)
+        signal = tl.where(learns, signal, 0.0) * surrogate_derivative(
+            potential - threshold_row, height, scale, SURROGATE
+        )
         threshold_sum -= signal
         carry = signal + beta_row * carry
         before = tl.load(membrane + at - size, mask=known & (step > 0), other=0.0)
@@ -222,7 +229,10 @@ def _layer_backward(
     tl.store(grad_threshold + sample * size + columns, threshold_sum, mask=inside)
 
 
-@triton.jit(do_not_specialize=["size"])
+@triton.jit(
+    do_not_specialize=["size"],
+    do_not_specialize_on_alignment=["starts", "rows", "grad_current", "out"],
+)
 def _weight_gradient(starts, rows, grad_current, out, size, BLOCK: tl.constexpr):
     """Add the rows of ``dL/dI`` of all events of one input unit to its row of the gradient table."""
     unit = tl.program_id(0)
@@ -376,14 +386,14 @@ def network_backward(
                 *layers[i],
                 _bias_stride(layers[i]),
                 done[i],
-                _shape(surrogate, grad),
+                shape_tensor(surrogate, grad),
                 current,
                 scratch,
                 *shares,
                 num_steps,
                 size,
-                ESTIMATOR=ESTIMATORS[estimator],
-                SURROGATE=SURROGATES[surrogate.kind],
+                ESTIMATOR=estimator_code(estimator),
+                SURROGATE=surrogate_code(surrogate),
                 **_OPTIONS,
             )
             if layers[i].bias.dim() == 2:
@@ -421,11 +431,3 @@ def _add(total: _Layer, inputs: EventBatch, current: Tensor, shares: list[Tensor
     starts[1:] = torch.bincount(inputs.units, minlength=inputs.num_units).cumsum(0)
     size = current.shape[-1]
     _weight_gradient[_grid(inputs.num_units, size)](starts, rows, current, total.table, size, **_OPTIONS)
-
-
-def _shape(surrogate: Surrogate, like: Tensor) -> Tensor:
-    """Height at the threshold and scale of the argument of a surrogate, as ``_derivative`` reads them."""
-    height, scale = 1.0, surrogate.slope
-    if surrogate.kind == "atan":
-        height, scale = scale / 2, scale * torch.pi / 2
-    return torch.tensor([height, scale], dtype=like.dtype, device=like.device)

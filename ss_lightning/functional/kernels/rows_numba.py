@@ -11,9 +11,10 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from numba import njit, types
+from numba import types
 from numba.core.errors import TypingError
 
+from ss_lightning.functional.kernels.common import jit
 from ss_lightning.functional.kernels.llvm import VECTOR, Lowering, intrinsic
 
 _STRIP = 2 * VECTOR
@@ -50,7 +51,7 @@ _add_wide = _strip_adder(_STRIP)
 _add_narrow = _strip_adder(VECTOR)
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@jit
 def add_rows(total, table, index, start, stop):
     """``total += sum of table[index[k]]`` for ``start <= k < stop``, added one after the other.
 
