@@ -1,4 +1,4 @@
-"""How it is measured: interleaved rounds in one process for time, a process of its own for memory (on a GPU the same)."""
+"""How it is measured: interleaved rounds in one process for time; on the processor a process of its own for memory."""
 
 from __future__ import annotations
 
