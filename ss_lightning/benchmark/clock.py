@@ -10,7 +10,7 @@ import torch
 
 from ss_lightning.errors import UsageError
 
-Job = Callable[[], None]
+Job = Callable[[], object]
 
 
 class Clock:
@@ -115,4 +115,8 @@ def capture_graph(job: Job, warm_ups: int = 3) -> Job:
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         job()
-    return graph.replay
+
+    def replay(kept: Job = job) -> None:  # the graph holds addresses only: the job keeps its tensors
+        graph.replay()
+
+    return replay

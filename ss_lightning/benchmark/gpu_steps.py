@@ -532,7 +532,8 @@ def measure_epochs(step: Step) -> None:
             ).fit(classifier, data)
 
         fit(3, clock)
-        found[cell.name] = entry = {"batches": samples // cell.batch, "epoch_s": clock.seconds}
+        entry: dict[str, Any] = {"batches": samples // cell.batch, "epoch_s": clock.seconds}
+        found[cell.name] = entry
         step.save(cells=found)
         activities = [torch.profiler.ProfilerActivity.CPU]
         if step.device.type == "cuda":

@@ -1,8 +1,11 @@
 """The benchmark measures what it says: same job for all, nothing lost, caps recorded. Speed itself is not tested."""
 
 import csv
+import gc
 import io
+import weakref
 from dataclasses import replace
+from unittest.mock import MagicMock
 
 import pytest
 import torch
@@ -123,6 +126,7 @@ def test_wrong_arguments(capsys):
     assert "--rounds must be 1 or more" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suite", SUITES)
 def test_every_contender_that_takes_part_runs_the_job_of_a_suite(suite, monkeypatch):
     monkeypatch.setattr(measure, "_MOST_REPEATS", 1)
@@ -203,6 +207,33 @@ class Waits(TorchDispatchMode):
         if any(name in str(func) for name in self.FORBIDDEN):
             raise RuntimeError(f"{func} waits for the card")
         return func(*args, **(kwargs or {}))
+
+
+def test_a_graph_keeps_the_tensors_it_works_on(monkeypatch):
+    """The card's side is replaced, so only what the host does is seen: three runs to warm up, one to record."""
+    for name in ("Stream", "current_stream", "stream", "synchronize", "CUDAGraph", "graph"):
+        monkeypatch.setattr(f"torch.cuda.{name}", MagicMock())
+    runs, networks = [], []
+
+    class Watched(torch.nn.Linear):
+        def forward(self, x):
+            runs.append(1)
+            return super().forward(x.sum(0))
+
+    def build(sizes, num_steps):
+        network = Watched(sizes[0], sizes[-1])
+        networks.append(weakref.ref(network))
+        return network
+
+    replay = measure.make_job(Contender("graph", build, graph=True), SMALL)
+    gc.collect()
+    assert len(runs) == 4
+    replay()
+    assert len(runs) == 4, "a replay runs no Python"
+    assert networks[0]() is not None
+    del replay
+    gc.collect()
+    assert networks[0]() is None
 
 
 @pytest.mark.parametrize("cell", [SMALL, Cell("conv", "small", 2, 3, (16, 5, 3), 0.4, image=(1, 4, 4))])
