@@ -214,7 +214,10 @@ def _leaky_backward(
     STAGES: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """``dI[t] = dV[t] + beta * dI[t+1]`` of every column; with ``LEARNS`` also ``dL/dbeta``, the sum of ``dI[t+1] * V[t]``."""
+    """``dI[t] = dV[t] + beta * dI[t+1]`` of every column.
+
+    With ``LEARNS`` also ``dL/dbeta``, which is the sum of ``dI[t+1] * V[t]``.
+    """
     stride = columns.to(tl.int64)
     column = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     inside = column < stride
