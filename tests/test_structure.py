@@ -19,7 +19,7 @@ PACKAGE = ROOT / "ss_lightning"
 ONLY_IN = {
     "tonic": {"data", "benchmark"},
     "wandb": {"cli"},
-        "jsonargparse": {"parsing", "cli", "benchmark", "export", "experiments"},
+    "jsonargparse": {"parsing", "cli", "benchmark", "export", "experiments"},
     "optuna": {"cli"},
     "triton": {"functional"},
     "numba": {"jit", "functional"},

@@ -18,12 +18,14 @@ INTERPRETED: bool = triton.knobs.runtime.interpret
 _WARP = 64 if torch.version.hip else 32
 
 
-def launch_options(block: int) -> dict[str, Any]:
+def launch_options(block: int, registers: int | None = None) -> dict[str, Any]:
     """Options of a kernel whose program handles ``block`` columns, one to a thread.
 
-    Product and sum are rounded one after the other, as in every other backend. So all backends spike alike.
+    ``registers`` is how many a thread may have on NVIDIA's cards. Left alone, their compiler would rather spill one
+    than take a few more. Product and sum are rounded one after the other, as in every other backend. So all backends spike alike.
     """
-    return {"BLOCK": block, "num_warps": max(1, block // _WARP), "enable_fp_fusion": False}
+    options = {"BLOCK": block, "num_warps": max(1, block // _WARP), "enable_fp_fusion": False}
+    return options if registers is None or torch.version.hip else {**options, "maxnreg": registers}
 
 
 def device_guard(tensor: Tensor) -> Any:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import reduce
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 import triton
@@ -32,7 +32,7 @@ from ss_lightning.surrogate import Surrogate
 
 # Neurons of one program, and the scratch of the samples that the backward pass takes at a time.
 _BLOCK = 128
-_OPTIONS = launch_options(_BLOCK)
+_OPTIONS = launch_options(_BLOCK, registers=64)  # 8 programs at a time on a multiprocessor
 _SCRATCH_BYTES = 32_000_000
 
 
@@ -117,10 +117,9 @@ def _readout_backward(grad, membrane, beta, out, grad_bias, grad_beta, num_steps
     step = num_steps - 1
     while step >= 0:
         at = (sample * num_steps + step).to(tl.int64) * size + columns
+        beta_sum += carry * tl.load(membrane + at, mask=inside, other=0.0)  # dL/dI of the step after
         carry = tl.load(grad + at, mask=inside, other=0.0) + beta_row * carry
-        before = tl.load(membrane + at - size, mask=inside & (step > 0), other=0.0)
         bias_sum += carry
-        beta_sum += carry * before
         tl.store(out + at, carry, mask=inside)
         step -= 1
     tl.store(grad_bias + sample * size + columns, bias_sum, mask=inside)
@@ -218,10 +217,9 @@ def _layer_backward(
             potential - threshold_row, height, scale, SURROGATE
         )
         threshold_sum -= signal
+        beta_sum += carry * potential  # dL/dI of the step after
         carry = signal + beta_row * carry
-        before = tl.load(membrane + at - size, mask=known & (step > 0), other=0.0)
         bias_sum += carry
-        beta_sum += carry * before
         tl.store(grad + at, carry, mask=inside)
         step -= 1
     tl.store(grad_bias + sample * size + columns, bias_sum, mask=inside)

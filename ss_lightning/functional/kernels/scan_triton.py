@@ -32,7 +32,8 @@ from ss_lightning.surrogate import Surrogate
 
 _CHUNK = 8  # steps between two membranes that are kept
 _BLOCK = 64  # columns of one program
-_STAGES = 3  # chunks whose loads are under way at a time
+# Chunks whose loads are under way at a time. AMD keeps them in registers, of which more than one chunk asks too many.
+_STAGES = 1 if torch.version.hip else 3
 _OPTIONS = {"CHUNK": _CHUNK, "STAGES": _STAGES, **launch_options(_BLOCK)}
 
 
@@ -47,7 +48,7 @@ def _load_chunk(rows, start, num_steps, stride, column, inside, CHUNK: tl.conste
     at = start * stride + column
     values = ()
     for k in tl.static_range(CHUNK):
-        values = values + (tl.load(rows + at + k * stride, mask=inside & (start + k < num_steps), other=0.0),)
+        values += (tl.load(rows + at + k * stride, mask=inside & (start + k < num_steps), other=0.0),)
     return values
 
 
@@ -148,7 +149,7 @@ def _spike_backward(
         potentials = ()
         for k in tl.static_range(CHUNK):
             membrane = beta_row * membrane + inputs[k]
-            potentials = potentials + (membrane,)
+            potentials += (membrane,)
         at = start * stride + column
         for k in tl.static_range(CHUNK - 1, -1, -1):
             step = start + k
@@ -213,7 +214,10 @@ def _leaky_backward(
     STAGES: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """``dI[t] = dV[t] + beta * dI[t+1]`` of every column and, with ``LEARNS``, ``dL/dbeta``: the sum of dI[t+1] V[t]."""
+    """``dI[t] = dV[t] + beta * dI[t+1]`` of every column.
+
+    With ``LEARNS`` also ``dL/dbeta``, which is the sum of ``dI[t+1] * V[t]``.
+    """
     stride = columns.to(tl.int64)
     column = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     inside = column < stride
