@@ -214,6 +214,8 @@ def summary_lines(steps: dict[str, dict[str, Any]]) -> Iterable[str]:
         yield f"{name:16s} {result.get('seconds', 0):6.1f} s  {result['status']}"
         for line in _DETAILS.get(name, lambda values: [])(result):
             yield f"    {line}"
+        if "note" in result:
+            yield f"    {result['note']}"
 
 
 def _machine_lines(values: dict[str, Any]) -> Iterable[str]:

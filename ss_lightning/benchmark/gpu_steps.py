@@ -414,7 +414,9 @@ def _measure_cells(step: Step, cells: list[Cell]) -> None:
                     row["peak_mib"] = round(timing.peak_mib, 1)
             rows.append(row)
         step.save(rows=rows)
-    if not any(name.startswith("snnTorch") for name in (row["contender"] for row in rows)):
+    if not rows:
+        raise SkippedError("snnTorch is not installed (--wheels)")
+    if rows[0]["contender"] != names[0]:
         step.save(note="snnTorch is not installed, so there is no ratio to it (--wheels)")
 
 
