@@ -12,7 +12,17 @@ from typing import TYPE_CHECKING, Any
 from ss_lightning._version import __version__
 
 if TYPE_CHECKING:
-    from ss_lightning.data import EventData, EventDataModule, FashionMNISTData, MNISTData, SHDData, YinYangData
+    from ss_lightning.data import (
+        CIFAR10Data,
+        EventData,
+        EventDataModule,
+        FashionMNISTData,
+        MNISTData,
+        NMNISTData,
+        SHDData,
+        SSCData,
+        YinYangData,
+    )
     from ss_lightning.errors import DataError, UsageError
     from ss_lightning.events import EventBatch
     from ss_lightning.functional import single_spike
@@ -31,6 +41,7 @@ if TYPE_CHECKING:
 __all__ = [
     "MLP",
     "ATan",
+    "CIFAR10Data",
     "ConvClassifier",
     "ConvNet",
     "DataError",
@@ -43,7 +54,9 @@ __all__ = [
     "MLPClassifier",
     "MNISTData",
     "MultiSpikeLeaky",
+    "NMNISTData",
     "SHDData",
+    "SSCData",
     "SingleSpikeLeaky",
     "SingleSpikeSynaptic",
     "SpikingClassifier",
@@ -72,7 +85,17 @@ _HOMES = {
     ),
     "networks": ("MLP", "ConvNet"),
     "module": ("ConvClassifier", "MLPClassifier", "SpikingClassifier"),
-    "data": ("EventData", "EventDataModule", "FashionMNISTData", "MNISTData", "SHDData", "YinYangData"),
+    "data": (
+        "CIFAR10Data",
+        "EventData",
+        "EventDataModule",
+        "FashionMNISTData",
+        "MNISTData",
+        "NMNISTData",
+        "SHDData",
+        "SSCData",
+        "YinYangData",
+    ),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 

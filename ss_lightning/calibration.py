@@ -23,7 +23,7 @@ _TOLERANCE = 0.01
 
 
 @torch.no_grad()
-def calibrate(network: SpikingNetwork, spikes: Spikes, rate: float) -> list[float]:
+def calibrate_weights(network: SpikingNetwork, spikes: Spikes, rate: float) -> list[float]:
     """Scale the weights of each hidden layer, from the input upwards, until it fires at a rate.
 
     The weights of the readout stay. With biases of zero, as they begin, the share of neurons that fire rises with the
@@ -47,11 +47,16 @@ def calibrate(network: SpikingNetwork, spikes: Spikes, rate: float) -> list[floa
         raise ValueError("with batch_norm the scale of the weights changes no current; use one of the two")
     with evaluating(network):
         layers = enumerate(network.hidden_synapses)
-        return [_bring_to(network, spikes, depth, layer, rate) for depth, layer in layers]
+        return [_calibrate_layer(network, spikes, depth, layer, rate) for depth, layer in layers]
 
 
 def scale_weights(network: SpikingNetwork, factors: list[float]) -> None:
-    """Multiply the weights of each hidden layer by its factor, in place."""
+    """Multiply the weights of each hidden layer by its factor, in place.
+
+    Args:
+        network: changed in place.
+        factors: one for each hidden layer, from the input upwards.
+    """
     for layer, factor in zip(network.hidden_synapses, factors, strict=True):
         _scale(layer, factor)
 
@@ -64,7 +69,7 @@ def _scale(layer: nn.Module, factor: float) -> None:
         cast(nn.Linear, layer).weight.mul_(factor)
 
 
-def _bring_to(network: SpikingNetwork, spikes: Spikes, depth: int, layer: nn.Module, rate: float) -> float:
+def _calibrate_layer(network: SpikingNetwork, spikes: Spikes, depth: int, layer: nn.Module, rate: float) -> float:
     """The factor that brings one layer to the rate, applied."""
     scale = 1.0
 

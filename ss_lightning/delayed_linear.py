@@ -16,8 +16,8 @@ from ss_lightning.functional.delays import delayed_events, delayed_linear
 class DelayedLinear(nn.Module):
     """``nn.Linear`` over time with learned delays, see :func:`ss_lightning.functional.delays.delayed_linear`.
 
-    While it trains, a spike arrives spread over ``width`` steps around its delay, and :func:`anneal` narrows that; when
-    it does not (``eval()``), every delay is rounded to a whole step.
+    In training a spike arrives spread over ``width`` steps around its delay, and :func:`narrow_delays` narrows that. In
+    evaluation (``eval()``) every delay is rounded to a whole step.
 
     Args:
         in_features: presynaptic units ``N_in``.
@@ -27,8 +27,8 @@ class DelayedLinear(nn.Module):
         per_synapse: a delay for every synapse instead of one for every presynaptic unit (axonal). Costs more: see
             :mod:`ss_lightning.functional.kernels.delays_numba`.
         bias: learn a bias, zero at the start.
-        start_width_ms: half-width of the bump before :func:`anneal` narrows it, in milliseconds; None for half of
-            ``max_delay_ms``. Never less than one step. The work grows in proportion.
+        start_width_ms: half-width of the bump in milliseconds before :func:`narrow_delays` narrows it; None for half
+            of ``max_delay_ms``. Never less than one step. The work grows in proportion.
         backend: ``torch``, ``numba`` (CPU) or ``auto``.
 
     Attributes:
@@ -124,7 +124,7 @@ class DelayedLinear(nn.Module):
         )
 
 
-def anneal(network: nn.Module, progress: float) -> None:
+def narrow_delays(network: nn.Module, progress: float) -> None:
     """Narrow the bumps of every :class:`DelayedLinear` inside ``network``, from the start width to one step.
 
     The width falls exponentially: ``start ** (1 - progress)`` steps. At one step the bump is linear interpolation, the
@@ -132,7 +132,7 @@ def anneal(network: nn.Module, progress: float) -> None:
 
     Args:
         network: any module.
-        progress: how much of the annealing is done: 0 at its start; 1 and more is the end.
+        progress: how far the narrowing is: 0 at its start; 1 and more is the end.
     """
     remaining = 1 - min(max(progress, 0.0), 1.0)
     for layer in network.modules():

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 
-@dataclass  # not frozen: Lightning's precision plugins rebuild a batch field by field
+@dataclass(repr=False)  # not frozen: Lightning's precision plugins rebuild a batch field by field
 class EventBatch:
     """Spikes of ``B`` samples over ``T`` steps and ``N`` units, stored as events.
 
@@ -21,12 +21,29 @@ class EventBatch:
             ``units[offsets[b * T + t] : offsets[b * T + t + 1]]``.
         num_steps: ``T``.
         num_units: ``N``.
+
+    Example:
+        Two steps of one sample with three units: unit 1 fires first, then units 0 and 2.
+
+        >>> import torch
+        >>> from ss_lightning import EventBatch
+        >>> spikes = torch.tensor([[[0.0, 1.0, 0.0]], [[1.0, 0.0, 1.0]]])
+        >>> batch = EventBatch.from_dense(spikes)
+        >>> batch
+        EventBatch(shape=(2, 1, 3), events=3)
+        >>> batch.units.tolist(), batch.offsets.tolist()
+        ([1, 0, 2], [0, 1, 3])
+        >>> torch.equal(batch.to_dense(), spikes)
+        True
     """
 
     units: Tensor
     offsets: Tensor
     num_steps: int
     num_units: int
+
+    def __repr__(self) -> str:
+        return f"EventBatch(shape={self.shape}, events={self.num_events})"
 
     @property
     def batch_size(self) -> int:

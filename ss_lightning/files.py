@@ -1,11 +1,15 @@
-"""Write a file whole or not at all; show a path as a person would type it."""
+"""Write a file or a folder whole or not at all; show a path as a person would type it."""
 
 from __future__ import annotations
 
 import os
+import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from ss_lightning.errors import UsageError
 
 
 @contextmanager
@@ -13,9 +17,9 @@ def write_whole(path: Path) -> Iterator[Path]:
     """Give a scratch file to write to, and put it in the place of ``path`` once it is written and on the disk.
 
     The scratch file lies in the same folder (a move between file systems is a copy, which can be cut short), so whoever
-    opens ``path`` finds the old file or the new one, never a part.
+    opens ``path`` finds the old file or the new one, never a part. It has the same ending, which some writers go by.
     """
-    scratch = path.with_name(f".{path.name}.part")
+    scratch = path.with_name(f".{path.stem}.part{path.suffix}")
     try:
         yield scratch
         with scratch.open("rb+") as file:
@@ -26,7 +30,50 @@ def write_whole(path: Path) -> Iterator[Path]:
             scratch.unlink()
 
 
+@contextmanager
+def write_for_user(path: Path) -> Iterator[Path]:
+    """:func:`write_whole` to a place that a person chose.
+
+    Raises:
+        UsageError: nothing can be written there.
+    """
+    try:
+        with write_whole(path) as scratch:
+            yield scratch
+    except OSError as error:
+        raise UsageError(f"cannot write {path}: {error.strerror or error}. Choose another place") from error
+
+
+def save_text(path: Path, text: str) -> None:
+    """Write a text file in UTF-8, whole or not at all."""
+    save_bytes(path, text.encode("utf-8"))
+
+
+def save_bytes(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all."""
+    with write_whole(path) as scratch:
+        scratch.write_bytes(content)
+
+
 def display_path(path: str | os.PathLike[str]) -> str:
     """A path as a person would type it: relative when it lies below the current folder."""
     relative = os.path.relpath(path)
     return os.fspath(path) if relative.startswith("..") else relative
+
+
+@contextmanager
+def write_whole_folder(path: Path) -> Iterator[Path]:
+    """Give a scratch folder to fill, and put it in the place of ``path`` once it is filled.
+
+    The scratch folder lies beside ``path``. Its name begins with a dot and the name of ``path``, so that what a process
+    that was killed has left there can be found.
+    """
+    scratch = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
+    try:
+        yield scratch
+        scratch.chmod(0o755)
+        if path.exists():
+            shutil.rmtree(path)
+        scratch.rename(path)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)

@@ -39,7 +39,7 @@ class SpikesPerSample(_PerSample):
 
     def update(self, spike_count: Tensor) -> None:
         """Add spike counts ``[B, N]``."""
-        self.total += spike_count.sum()
+        self.total += spike_count.sum(dtype=torch.float64)
         self.count += len(spike_count)
 
 
@@ -48,7 +48,7 @@ class SynopsPerSample(_PerSample):
 
     def update(self, spike_count: Tensor, fan_out: Tensor) -> None:
         """Add spike counts ``[B, N]`` of units with ``fan_out`` ``[N]`` non-zero outgoing weights."""
-        self.total += (spike_count.sum(0).double() * fan_out).sum()
+        self.total += (spike_count.sum(0, dtype=torch.float64) * fan_out).sum()
         self.count += len(spike_count)
 
 
@@ -94,7 +94,14 @@ class DeadFraction(Metric):
 
 
 def input_spike_count(spikes: Spikes) -> Tensor:
-    """Input spikes of each sample and unit, ``[B, N]``."""
+    """Input spikes of each sample and unit.
+
+    Args:
+        spikes: events, or a time-major tensor ``[T, B, ...]``.
+
+    Returns:
+        ``[B, N]``.
+    """
     if not isinstance(spikes, EventBatch):
         return spikes.flatten(2).sum(0, dtype=torch.float32)
     sample = torch.repeat_interleave(torch.arange(spikes.batch_size, device=spikes.device), spikes.events_per_sample())
@@ -140,17 +147,27 @@ class EvaluationMetrics(nn.Module):
         scores: Tensor,
         labels: Tensor,
     ) -> None:
-        """Add one batch: its input, the network's answer and the mean loss."""
+        """Add one batch.
+
+        Args:
+            spikes: input of the network.
+            output: what the network returned.
+            fan_out: see :meth:`ss_lightning.networks.SpikingNetwork.fan_out`.
+            loss: mean over the samples, 0-d.
+            scores: ``[B, C]``.
+            labels: true classes, ``[B]``.
+        """
         self.loss.update(loss.detach(), weight=len(labels))
         self.accuracy.update(scores, labels)
         input_count = input_spike_count(spikes)
         self.input_spikes_per_sample.update(input_count)
-        counts = torch.cat([layer.spike_count for layer in output.activity], 1)
+        layers = [layer.spike_count.detach() for layer in output.activity]
+        counts = torch.cat(layers, 1)
         times = torch.cat([layer.first_spike_time for layer in output.activity], 1)
         self.synops_per_sample.update(torch.cat([input_count, counts], 1), torch.cat(fan_out))
         _update_activity(self._modules, counts, times)
-        for metrics, layer in zip(self.layers, output.activity, strict=True):
-            _update_activity(metrics, layer.spike_count, layer.first_spike_time)
+        for metrics, count, layer in zip(self.layers, layers, output.activity, strict=True):
+            _update_activity(metrics, count, layer.first_spike_time)
 
     def named_metrics(self) -> Iterator[tuple[str, Metric]]:
         """Names as they are logged, without the ``val/`` or ``test/`` in front."""

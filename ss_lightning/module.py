@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Iterable, Sequence
-from typing import Any, cast
+from types import FrameType
+from typing import Any, ClassVar, cast
 
 import lightning as L
 import torch
 from torch import Tensor
 
-from ss_lightning.calibration import calibrate, scale_weights
-from ss_lightning.delayed_linear import DelayedLinear, anneal
+from ss_lightning.calibration import calibrate_weights, scale_weights
+from ss_lightning.delayed_linear import DelayedLinear, narrow_delays
 from ss_lightning.errors import UsageError
-from ss_lightning.losses import classification_loss, decision_step, decode, spike_penalty
+from ss_lightning.losses import classification_loss, spike_penalty
 from ss_lightning.metrics import EvaluationMetrics, MulticlassAccuracy
 from ss_lightning.networks import MLP, ConvNet, NetworkOutput, Spikes, SpikingNetwork
+from ss_lightning.signatures import passes_on_to
 
 Batch = tuple[Spikes, Tensor]
 
@@ -27,13 +30,16 @@ class SpikingClassifier(L.LightningModule):
     :class:`ss_lightning.metrics.EvaluationMetrics` holds.
 
     Args:
-        network: answers a batch with a :class:`~ss_lightning.networks.NetworkOutput`.
+        network: the network to train.
         label_smoothing: share of the target spread over all classes, 0 to 1.
         spike_target: lowest and highest number of spikes of a hidden neuron in a sample, in the mean over a batch, that
             costs nothing, see :func:`ss_lightning.losses.spike_penalty`.
         spike_weight: weight of that penalty in the loss.
         start_rate: before training, the weights of every hidden layer are scaled until this share of all pairs of
-            neuron and sample of a batch has a spike, see :func:`ss_lightning.calibration.calibrate`.
+            neuron and sample of a batch has a spike, see :func:`ss_lightning.calibration.calibrate_weights`.
+
+    Raises:
+        ValueError: a number is out of its range.
     """
 
     def __init__(
@@ -69,7 +75,7 @@ class SpikingClassifier(L.LightningModule):
 
     def scores(self, output: NetworkOutput) -> Tensor:
         """Class scores ``[B, C]``; their softmax is the predicted distribution."""
-        return decode(output.readout, self.network.decoder)
+        return self.network.decoder.scores(output.readout)
 
     def on_fit_start(self) -> None:
         """Scale the weights to the rate that they shall start with, unless the training goes on from a checkpoint.
@@ -83,7 +89,7 @@ class SpikingClassifier(L.LightningModule):
         batch = next(iter(cast(Iterable[Batch], self.trainer.train_dataloader)))
         spikes, _ = self.trainer.strategy.batch_to_device(batch, self.device)
         try:
-            factors = calibrate(self.network, spikes, self.start_rate)
+            factors = calibrate_weights(self.network, spikes, self.start_rate)
         except ValueError as error:
             raise UsageError(f"start_rate: {error}") from error
         # Every device has seen another batch; all take what the first one found.
@@ -105,7 +111,7 @@ class SpikingClassifier(L.LightningModule):
 
     def on_train_batch_start(self, batch: Batch, batch_index: int) -> None:
         """Narrow the bumps of learned delays, so that they are single steps for the last quarter of the updates."""
-        anneal(self.network, self.global_step / (0.75 * self.trainer.estimated_stepping_batches))
+        narrow_delays(self.network, self.global_step / (0.75 * self.trainer.estimated_stepping_batches))
 
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
         """Loss of one batch."""
@@ -119,7 +125,7 @@ class SpikingClassifier(L.LightningModule):
         self.log("train/accuracy", self.train_accuracy, **options)
         if self.spike_weight == 0:
             return loss
-        penalty = spike_penalty(output.spike_counts, self.spike_target)
+        penalty = spike_penalty([layer.spike_count for layer in output.activity], self.spike_target)
         self.log("train/spike_penalty", penalty, batch_size=len(labels), sync_dist=True, on_step=False, on_epoch=True)
         return loss + self.spike_weight * penalty
 
@@ -160,12 +166,13 @@ class SpikingClassifier(L.LightningModule):
         """Predicted class, its probability, the time of the decision and the true label of each sample, ``[B]`` each.
 
         The decision falls when the predicted class takes the lead for good, see
-        :func:`ss_lightning.losses.decision_step`; in milliseconds, the first step being 0, and NaN without a decision.
+        :meth:`ss_lightning.networks.Decoder.decision_step`. Its time is in milliseconds, 0 for the first step, and NaN
+        without a decision.
         """
         spikes, labels = batch
         output = self.network(spikes)
         probability, prediction = self.scores(output).float().softmax(1).max(1)
-        step = decision_step(output.readout, self.network.decoder)
+        step = self.network.decoder.decision_step(output.readout)
         decision_ms = torch.where(step < len(output.readout), step * self.network.step_ms, torch.nan)
         return {"prediction": prediction, "probability": probability, "decision_ms": decision_ms, "label": labels}
 
@@ -174,8 +181,35 @@ class SpikingClassifier(L.LightningModule):
         return torch.optim.Adam(self.parameters(), lr=1e-3)
 
 
-class MLPClassifier(SpikingClassifier):
-    """Classifier with a fully connected network, see :class:`ss_lightning.networks.MLP` for the arguments."""
+class NetworkClassifier(SpikingClassifier):
+    """A classifier that makes its own network, so that its arguments are plain values that a checkpoint holds.
+
+    A subclass names the class of its network and takes the arguments of that class as well as the ones below. It may
+    have an ``__init__`` of its own that passes arguments on to this one.
+
+    Args:
+        network: arguments of :attr:`network_class`.
+
+    Attributes:
+        network_class: the class of the network.
+
+    Example:
+        >>> class NarrowMLP(MLP):
+        ...     def __init__(self, *, width: int = 8, **network) -> None:
+        ...         super().__init__(hidden=[width], **network)
+        >>> class NarrowClassifier(NetworkClassifier):
+        ...     network_class = NarrowMLP
+        >>> model = NarrowClassifier(input_shape=[4], num_classes=3, step_ms=1.0, width=5, spike_weight=0.1)
+        >>> model.network.layer_sizes, model.hparams.width
+        ([5], 5)
+    """
+
+    network_class: ClassVar[type[SpikingNetwork]]
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if "network_class" in cls.__dict__ and "__init__" not in cls.__dict__:
+            passes_on_to(cls.network_class)(cls)
 
     def __init__(
         self,
@@ -186,21 +220,31 @@ class MLPClassifier(SpikingClassifier):
         start_rate: float | None = None,
         **network: Any,
     ) -> None:
-        super().__init__(MLP(**network), label_smoothing, spike_target, spike_weight, start_rate)
+        super().__init__(self.network_class(**network), label_smoothing, spike_target, spike_weight, start_rate)
         self.save_hyperparameters()
+        # Lightning collects the arguments of subclasses from the calls around this one. It stops at the function that
+        # shows the signature, so it is told where to go on.
+        around = cast(FrameType, cast(FrameType, inspect.currentframe()).f_back).f_back
+        if around is not None and around.f_code.co_name == "__init__" and around.f_locals.get("self") is self:
+            self.save_hyperparameters(frame=around)
 
 
-class ConvClassifier(SpikingClassifier):
-    """Classifier with a convolutional network, see :class:`ss_lightning.networks.ConvNet` for the arguments."""
+class MLPClassifier(NetworkClassifier):
+    """Classifier with a fully connected network, :class:`ss_lightning.networks.MLP`.
 
-    def __init__(
-        self,
-        *,
-        label_smoothing: float = 0.0,
-        spike_target: Sequence[float] = (0.0, math.inf),
-        spike_weight: float = 0.0,
-        start_rate: float | None = None,
-        **network: Any,
-    ) -> None:
-        super().__init__(ConvNet(**network), label_smoothing, spike_target, spike_weight, start_rate)
-        self.save_hyperparameters()
+    Example:
+        >>> import torch
+        >>> from ss_lightning import EventBatch
+        >>> model = MLPClassifier(input_shape=[700], num_classes=20, step_ms=2.0, hidden=[128], estimator="survival")
+        >>> spikes = EventBatch.from_dense((torch.rand(50, 4, 700) < 0.02).float())  # 50 steps, 4 samples
+        >>> model.scores(model(spikes)).shape
+        torch.Size([4, 20])
+    """
+
+    network_class = MLP
+
+
+class ConvClassifier(NetworkClassifier):
+    """Classifier with a convolutional network, :class:`ss_lightning.networks.ConvNet`."""
+
+    network_class = ConvNet

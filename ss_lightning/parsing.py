@@ -1,73 +1,185 @@
-"""What a person reads when the command line or a config cannot be parsed: the key, the fault, the nearest right key."""
+"""What a person reads when a command line or a config cannot be parsed: the key, the fault, the nearest right key.
+
+Which setting is at fault is found by asking each argument itself: whether it exists, and whether its type takes the
+value. What the parser says in its own words is passed on, never searched.
+"""
 
 from __future__ import annotations
 
+import argparse
 import difflib
-import os
+import inspect
 import re
 from argparse import ArgumentError
-from collections import Counter
-from collections.abc import Iterable
-from pathlib import Path
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from importlib import import_module
+from types import ModuleType
+from typing import Any, Literal, NamedTuple, get_args, get_origin
 
 import yaml
 from jsonargparse import ArgumentParser, Namespace
 
 from ss_lightning.errors import DataError, UsageError
+from ss_lightning.renamed import renamed_key, renamed_value
 
-_KEY = re.compile(r'Parser key "([^"]+)"')
-_CLASS = re.compile(r"Problem with given class_path '([^']+)'")
-_UNKNOWN = re.compile(r"(?:Option|does not accept option) '([^']+)'|unrecognized arguments: --([^\s=]+)")
-_TYPE = re.compile(r"<class '(?:\w+\.)*(\w+)'>")
-_MOST_NODES = 100_000
-# A config may name classes of these, and of those that this variable lists.
-_MODULES = ("lightning", "snntorch", "ss_lightning", "torch", "torchmetrics")
-MODULES_VARIABLE = "SS_LIGHTNING_MODULES"
-_IMPORT_PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+")
-_NO_CLASS = re.compile(r"module '([\w.]+)' has no attribute '(\w+)'")
+# How Python shows a class: <class 'torch.optim.Adam'>.
+_SHOWN_CLASS = re.compile(r"<class '(?:\w+\.)*(\w+)'>")
+
+Setting = tuple[str, Any]
+
+# What a key takes that stands for a class.
+_CLASS_EXAMPLES = {
+    "data": "ss_lightning.data.SHDData",
+    "lr_scheduler": "torch.optim.lr_scheduler.CosineAnnealingLR",
+    "model": "ss_lightning.MLPClassifier",
+    "optimizer": "torch.optim.Adam",
+}
 
 
-def explain(error: BaseException, known_keys: Iterable[str]) -> str:
+class Owner(NamedTuple):
+    """The class whose arguments follow a key, and the path that the settings name it by; empty if it is fixed."""
+
+    path: str
+    cls: type
+
+
+def typed_settings(arguments: Sequence[str]) -> list[Setting]:
+    """Keys and values of the options on a command line, ``--key value`` or ``--key=value``; values stay text."""
+    settings: list[Setting] = []
+    following = [*arguments[1:], ""]
+    for word, after in zip(arguments, following, strict=True):
+        if word.startswith("--"):
+            key, equals, value = word.removeprefix("--").partition("=")
+            settings.append((key.removesuffix("+"), value if equals else after))
+    return settings
+
+
+def written_settings(content: Any, prefix: str = "") -> list[Setting]:
+    """Keys, with dots, and values of a config."""
+    settings: list[Setting] = []
+    for key, value in content.items() if isinstance(content, Mapping) else ():
+        settings.append((f"{prefix}{key}", value))
+        settings += written_settings(value, f"{prefix}{key}.")
+    return settings
+
+
+def explain_parser_error(
+    error: BaseException,
+    known_keys: Iterable[str],
+    settings: Sequence[Setting] = (),
+    owners: Mapping[str, type] | None = None,
+) -> str:
     """One clear message from the nested ones of the parser.
 
     Args:
         error: what the parser raised; the causes behind it say more and more exactly what is wrong.
         known_keys: keys that the subcommand accepts, such as ``trainer.max_epochs``.
+        settings: what was given, in order.
+        owners: classes whose arguments follow a key, such as the trainer's; those that the settings name by
+            ``class_path`` are added.
     """
-    messages = [str(e) for e in _chain(error)]
-    keys = list(dict.fromkeys(key for message in messages for key in _KEY.findall(message)))
-    classes = list(dict.fromkeys(name for message in messages for name in _CLASS.findall(message)))
-    core = _TYPE.sub(r"\1", " ".join(messages[-1].split())).replace('"<unicode string>"', "the config")
-    if unknown := _UNKNOWN.search(messages[-1]):
-        name = unknown[1] or unknown[2]
-        if classes:
-            known_keys = class_arguments(classes[-1])
-        where = f" of {classes[-1]}" if classes else ""
-        return f"unknown key {'.'.join([*keys, name])}{where}." + suggestion(name, known_keys)
-    if missing := _NO_CLASS.search(messages[-1]):
-        module = __import__(missing[1], fromlist=["__all__"])
-        return f"there is no class {missing[2]} in {missing[1]}." + suggestion(missing[2], dir(module))
-    if "arguments are required" in core and ".model" in core:
+    for cause in _chain(error):
+        if isinstance(cause, AttributeError) and isinstance(cause.obj, ModuleType):
+            where = cause.obj.__name__
+            return f"there is no class {cause.name} in {where}." + suggestion(str(cause.name), dir(cause.obj))
+    classes: dict[str, Owner] = {key: Owner("", cls) for key, cls in (owners or {}).items()} | _named_classes(settings)
+    known = set(known_keys)
+    for find in (_unknown_key, _wrong_value):
+        for key, value in settings:
+            if fault := find(key, value, known, classes):
+                return fault
+    for key, value in settings:
+        if key in _CLASS_EXAMPLES and isinstance(value, str) and "." not in value:
+            return f"{key}: expected the path of a class, such as {_CLASS_EXAMPLES[key]}, got {value}"
+    core = _in_short(error).replace('"<unicode string>"', "the config")
+    if "model" in known and not any(key.partition(".")[0] in ("model", "config") for key, _ in settings):
         return f"{core}. Name a config: --config configs/yinyang.yaml"
-    if keys and not core.startswith("Parser key"):
-        return f"{'.'.join(keys)}: {core}"
     return core
 
 
-def innermost(error: BaseException) -> BaseException:
+def _in_short(error: BaseException) -> str:
+    """What the root of a chain of errors says, in one line."""
+    return _SHOWN_CLASS.sub(r"\1", " ".join(str(list(_chain(error))[-1]).split()))
+
+
+def innermost_error(error: BaseException) -> BaseException:
     """The first of a chain of errors that was written for a person, or else its root."""
     chain = list(_chain(error))
     return next((e for e in chain if type(e) in (DataError, UsageError)), chain[-1])
 
 
-def class_arguments(class_path: str) -> list[str]:
-    """Names of the arguments that a class takes, those it passes on to others included."""
-    module, _, name = class_path.rpartition(".")
+def _named_classes(settings: Iterable[Setting]) -> dict[str, Owner]:
+    """The class that the settings name for a key, such as ``data``."""
+    found = {}
+    for key, value in settings:
+        if isinstance(value, str) and "." in value:
+            module, _, name = value.rpartition(".")
+            try:
+                named = getattr(import_module(module), name, None)
+            except (ImportError, ValueError):
+                continue
+            if isinstance(named, type):
+                found[key.removesuffix(".class_path")] = Owner(value, named)
+    return found
+
+
+def _owned(key: str, classes: Mapping[str, Owner]) -> tuple[str, Owner, str] | None:
+    """The key that an argument follows, the class that takes it, and the argument, with what lies below it."""
+    for owner in sorted(classes, key=len, reverse=True):
+        if key.startswith(f"{owner}."):
+            return owner, classes[owner], key.removeprefix(f"{owner}.").removeprefix("init_args.")
+    return None
+
+
+def _unknown_key(key: str, value: Any, known: set[str], classes: Mapping[str, Owner]) -> str | None:
+    """A message if there is no argument of this name."""
+    if key in known or key.endswith((".class_path", ".init_args", ".help")):
+        return None
+    owned = _owned(key, classes)
+    if owned is None:
+        if any(key.startswith(f"{other}.") for other in known):
+            return None  # below a key whose class is not known
+        return f"unknown key {key}.{suggestion(key, known)}"
+    owner, (path, cls), argument = owned
+    name = argument.partition(".")[0]
+    parameters = inspect.signature(cls).parameters
+    if name in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+        return None
+    if f"{owner}.{name}" in known:
+        return None
+    shown = f"{owner}.{name}" + (f" of {path}" if path else "")
+    if (answer := renamed_key(name)) is not None:
+        return f"unknown key {shown}. {answer}"
+    near = suggestion(name, parameters) if path else suggestion(f"{owner}.{name}", known)
+    return f"unknown key {shown}.{near}"
+
+
+def _wrong_value(key: str, value: Any, known: set[str], classes: Mapping[str, Owner]) -> str | None:
+    """A message if the argument's type does not take the value."""
+    owned = _owned(key, classes)
+    if owned is None or key.endswith((".class_path", ".init_args")):
+        return None
+    owner, (_, cls), argument = owned
+    parameter = inspect.signature(cls).parameters.get(argument)
+    if parameter is None or parameter.annotation is parameter.empty or isinstance(parameter.annotation, str):
+        return None
     parser = ArgumentParser(exit_on_error=False)
-    return parser.add_class_arguments(getattr(__import__(module, fromlist=[name]), name), fail_untyped=False)
+    try:
+        parser.add_argument("--value", type=parameter.annotation)
+        if isinstance(value, str):
+            parser.parse_args([f"--value={value}"])
+        else:
+            parser.parse_object({"value": value})
+    except (ArgumentError, TypeError, ValueError) as error:
+        if (answer := renamed_value(argument, value)) is not None:
+            return f"{owner}.{answer}"
+        if get_origin(parameter.annotation) is Literal:
+            return f"{owner}.{argument}: expected {' or '.join(map(str, get_args(parameter.annotation)))}, got {value}"
+        return f"{owner}.{argument}: {_in_short(error)}"
+    return None
 
 
-def _chain(error: BaseException) -> Iterable[BaseException]:
+def _chain(error: BaseException) -> Iterator[BaseException]:
     current: BaseException | None = error
     while current is not None:
         yield current
@@ -80,69 +192,22 @@ def suggestion(name: str, known: Iterable[str]) -> str:
     return f" Did you mean {near[0]}?" if near else " --help lists what there is."
 
 
-def check_config(path: Path) -> None:
-    """Look at a YAML file before it is read: it may be of someone else, and reading it imports the classes it names.
-
-    Raises:
-        UsageError: it refers to itself, is too large or too deep, has a key twice, of which one would be lost, or names
-            something of a module that is not allowed.
-    """
+def read_yaml(path: str) -> Any:
+    """The content of a YAML file; None where it cannot be read (the parser says why)."""
     try:
-        root = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
-        size = _expanded_size(root, {}, path)
-    except RecursionError as error:
-        raise UsageError(f"{path}: nested too deeply to be a config") from error
-    except (OSError, UnicodeDecodeError, yaml.YAMLError):
-        return  # the parser will say what is wrong
-    if size > _MOST_NODES:
-        raise UsageError(f"{path}: too large to be a config, its aliases stand for {size:,} values")
-    allowed = {*_MODULES, *os.environ.get(MODULES_VARIABLE, "").replace(",", " ").split()}
-    for node in _scalars(root):
-        module = node.value.partition(".")[0]
-        if _IMPORT_PATH.fullmatch(node.value) and module not in allowed and not Path(node.value).exists():
-            raise UsageError(
-                f"{path}, line {node.start_mark.line + 1}: {node.value} is not of a module that a config may name "
-                f"({', '.join(sorted(allowed))}). If you trust it: {MODULES_VARIABLE}={module}, or name it on the "
-                "command line"
-            )
+        with open(path, encoding="utf-8") as file:
+            return yaml.safe_load(file)
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError):
+        return None
 
 
-def _scalars(node: yaml.Node | None) -> Iterable[yaml.ScalarNode]:
-    """All values below a node that could be the name of something to import."""
-    if isinstance(node, yaml.ScalarNode) and node.tag == "tag:yaml.org,2002:str":
-        yield node
-    elif isinstance(node, yaml.SequenceNode):
-        for child in node.value:
-            yield from _scalars(child)
-    elif isinstance(node, yaml.MappingNode):
-        for _, child in node.value:
-            yield from _scalars(child)
+def parser_keys(parser: ArgumentParser) -> list[str]:
+    """All keys that a parser knows."""
+    options = [option.lstrip("-") for action in parser._actions for option in action.option_strings]
+    return [*(action.dest for action in parser._actions), *options]
 
 
-def _expanded_size(node: yaml.Node | None, sizes: dict[int, int | None], path: Path) -> int:
-    """How many values a node holds once all aliases are replaced by what they stand for."""
-    if id(node) in sizes:
-        size = sizes[id(node)]
-        if size is None:
-            line = node.start_mark.line + 1 if node else 0
-            raise UsageError(f"{path}, line {line}: this refers to itself (an alias *name inside of its &name)")
-        return size
-    sizes[id(node)] = None
-    children: list[yaml.Node] = []
-    if isinstance(node, yaml.SequenceNode):
-        children = node.value
-    elif isinstance(node, yaml.MappingNode):
-        children = [part for pair in node.value for part in pair]
-        keys = Counter(key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode))
-        if twice := [key for key, count in keys.items() if count > 1 and key != "<<"]:
-            line = next(key.start_mark.line + 1 for key, _ in reversed(node.value) if key.value == twice[0])
-            raise UsageError(f"{path}, line {line}: the key {twice[0]} is there already. Keep one of the two")
-    total = 1 + sum(_expanded_size(child, sizes, path) for child in children)
-    sizes[id(node)] = total
-    return total
-
-
-def parse(parser: ArgumentParser, arguments: list[str]) -> Namespace:
+def parse_arguments(parser: ArgumentParser, arguments: list[str]) -> Namespace:
     """Parse the arguments of a subcommand.
 
     Raises:
@@ -151,4 +216,21 @@ def parse(parser: ArgumentParser, arguments: list[str]) -> Namespace:
     try:
         return parser.parse_args(arguments)
     except ArgumentError as error:
-        raise UsageError(explain(error, [action.dest for action in parser._actions])) from error
+        raise UsageError(explain_parser_error(error, parser_keys(parser), typed_settings(arguments))) from error
+
+
+class WordsParser(argparse.ArgumentParser):
+    """A parser for a command that passes words it does not know on to every training.
+
+    Args:
+        command: the word of the command.
+        options: as for :class:`argparse.ArgumentParser`.
+    """
+
+    def __init__(self, command: str, **options: Any) -> None:
+        self.command = command
+        super().__init__(prog=f"python -m ss_lightning {command}", allow_abbrev=False, **options)
+
+    def error(self, message: str) -> Any:
+        """Leave the message to the command line."""
+        raise UsageError(f"{self.command}: {message}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 # The argument, or the last part of a key such as data.init_args.unit_bin, and what it is called now.
@@ -21,7 +22,7 @@ def renamed_value(name: str, value: Any) -> str | None:
     return f"{name}: {value} is now called {values[value]}." if isinstance(value, str) and value in values else None
 
 
-def with_new_names(config: dict[str, Any]) -> dict[str, Any]:
+def with_new_names(config: Mapping[str, Any]) -> dict[str, Any]:
     """A flattened config of any version in the names of this one."""
     new = {}
     for key, value in config.items():

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 
 from ss_lightning import MLP, ConvNet, EventBatch
-from ss_lightning.calibration import calibrate
+from ss_lightning.calibration import calibrate_weights
 
 COMMON = {"num_classes": 3, "step_ms": 1.0}
 NETWORK = {
@@ -41,7 +41,7 @@ def drawn(blocks):
 
 def spike_counts(net, spikes, training):
     """Spikes of each hidden neuron in each sample, as the loss sees them, ``[B, N]`` of all layers."""
-    return torch.cat(net.train(training)(spikes).spike_counts, 1)
+    return torch.cat([layer.spike_count for layer in net.train(training)(spikes).activity], 1)
 
 
 def fully_connected(seed, dense=False, hidden=(6, 5), **blocks):
@@ -53,7 +53,7 @@ def fully_connected(seed, dense=False, hidden=(6, 5), **blocks):
 
 
 anywhere = {
-    "neuron": st.sampled_from(["single", "standard"]),
+    "neuron": st.sampled_from(["single", "standard_single"]),
     "training": st.booleans(),
     "seed": st.integers(0, 99),
 }
@@ -79,7 +79,7 @@ def test_convolutional(blocks, neuron, training, seed):
 @given(rate=st.floats(0.05, 0.15), seed=st.integers(0, 99))
 def test_with_weights_scaled_to_a_rate(rate, seed):
     net, spikes = fully_connected(seed, hidden=[60, 50])
-    calibrate(net, spikes, rate)
+    calibrate_weights(net, spikes, rate)
     assert set(spike_counts(net, spikes, training=False).unique().tolist()) <= {0.0, 1.0}
 
 

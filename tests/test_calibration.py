@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from ss_lightning import MLP, ConvNet, EventBatch, MLPClassifier
-from ss_lightning.calibration import calibrate, scale_weights
+from ss_lightning.calibration import calibrate_weights, scale_weights
 from ss_lightning.cli.commands import main
 from ss_lightning.data import YinYangData
 
@@ -25,7 +25,7 @@ def test_every_layer_reaches_the_rate_whatever_the_start(gain, options):
     spikes = EventBatch.from_dense((torch.rand(40, 30, 20) < 0.2).float())
     network = MLP(**COMMON, hidden=[80, 60], input_gain=gain, **options)
     before = [p.clone() for p in network.parameters()]
-    factors = calibrate(network, spikes, 0.4)
+    factors = calibrate_weights(network, spikes, 0.4)
     assert rates(network, spikes) == pytest.approx([0.4, 0.4], abs=0.02)
     assert network.training
     scale_weights(network, [1 / factor for factor in factors])
@@ -38,7 +38,7 @@ def test_convolutions_too(sizes):
     torch.manual_seed(0)
     spikes = (torch.rand(8, 4, 100) < 0.3).float()
     network = ConvNet(input_shape=(1, 10, 10), num_classes=3, step_ms=1.0, kernel_size=3, hidden=[30], **sizes)
-    calibrate(network, spikes, 0.3)
+    calibrate_weights(network, spikes, 0.3)
     assert rates(network, spikes) == pytest.approx([0.3] * (len(sizes["channels"]) + 1), abs=0.05)
 
 
@@ -46,12 +46,14 @@ def test_what_cannot_fire_is_said():
     network = MLP(**COMMON, hidden=[5])
     before = network.synapses[0].weight.detach().clone()
     with pytest.raises(ValueError, match=r"hidden layer 0 cannot fire at a rate of 0.5: .* it is 0.000"):
-        calibrate(network, torch.zeros(10, 2, 20), 0.5)
+        calibrate_weights(network, torch.zeros(10, 2, 20), 0.5)
     torch.testing.assert_close(network.synapses[0].weight, before)
     with pytest.raises(ValueError, match="between 0 and 1"):
-        calibrate(MLP(**COMMON, hidden=[5]), torch.zeros(10, 2, 20), 1.0)
+        calibrate_weights(MLP(**COMMON, hidden=[5]), torch.zeros(10, 2, 20), 1.0)
     with pytest.raises(ValueError, match="batch_norm"):
-        calibrate(ConvNet(input_shape=(1, 28, 28), num_classes=3, step_ms=1.0, batch_norm=True), torch.zeros(1), 0.3)
+        calibrate_weights(
+            ConvNet(input_shape=(1, 28, 28), num_classes=3, step_ms=1.0, batch_norm=True), torch.zeros(1), 0.3
+        )
 
 
 def test_training_starts_at_the_rate():

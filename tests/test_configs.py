@@ -1,11 +1,11 @@
-"""Every shipped config and every command of the README runs."""
+"""Every shipped config runs, and every command of the README and of the pages that show how to do something."""
 
 import re
 import shlex
 from pathlib import Path
 
-import numpy as np
 import pytest
+import snntorch as snn
 import yaml
 
 from ss_lightning.cli.commands import main
@@ -19,7 +19,8 @@ CONFIGS = sorted(
     for path in ROOT.glob("configs/**/*.yaml")
     if (name := path.relative_to(ROOT).as_posix()) not in {*SWEEPS, *OVERLAYS}
 )
-README = (ROOT / "README.md").read_text()
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+HOW_TO = [ROOT / "docs" / "start.md", *sorted(ROOT.glob("docs/howto/*.md"))]
 
 
 @pytest.fixture
@@ -57,52 +58,53 @@ def test_config_says_what_it_is(config):
     assert yaml.safe_load(text)["seed_everything"] == 0
 
 
-def readme_blocks(language):
-    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+def blocks(text, language):
+    return re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)
 
 
-COMMANDS = sorted(set(re.findall(r"^python -m ss_lightning .*$", "\n".join(readme_blocks("bash")), re.MULTILINE)))
+def commands():
+    """Every command once, in order; not those that need several devices, a GPU or minutes."""
+    text = "\n".join([README, *(path.read_text(encoding="utf-8") for path in HOW_TO)])
+    found = re.findall(r"^python -m ss_lightning .*$", "\n".join(blocks(text, "bash")), re.MULTILINE)
+    elsewhere = ("--trainer.devices", "--trainer.accelerator gpu", "ss_lightning benchmark")
+    return [line for line in dict.fromkeys(found) if not any(words in line for words in elsewhere)]
 
 
-def test_readme_commands(small_data, monkeypatch):
-    """In the order of the README, one fit first so that the others find a checkpoint."""
-    assert len(COMMANDS) >= 8
+@pytest.mark.slow
+def test_commands_of_the_documentation(small_data, monkeypatch):
+    """In the order in which they are read, so that each finds the runs that it needs."""
+    assert len(commands()) >= 15
     monkeypatch.setenv("WANDB_MODE", "offline")
     small = ["--trainer.max_epochs=1", "--trainer.limit_train_batches=1", "--trainer.limit_val_batches=1"]
     small.append("--pictures.every_n_epochs=0")
     few = ["--trainer.limit_test_batches=1", "--trainer.limit_predict_batches=1", "--data.batch_size=4"]
     further = {"fit": [*small, *few], "folds": [*small, *few]}
     further |= {"sweep": [*small, "--trials=2"], "report": [], "results": []}
-    for command in sorted(COMMANDS, key=lambda line: (" fit " not in line, "--ckpt_path" in line)):
+    for command in commands():
         arguments = shlex.split(command)[3:]
         arguments += further.get(arguments[0], few)
         assert main(arguments) == 0, command
-
-
-def test_readme_python_example_trains(small_data, monkeypatch):
-    (code,) = [block for block in readme_blocks("python") if "L.Trainer" in block]
-    code = code.replace("max_epochs=10", "fast_dev_run=True")
-    exec(compile(code, "README.md", "exec"), {})
-
-
-def test_readme_own_data_example(small_data):
-    rng = np.random.default_rng(0)
-    names = {
-        "times": [np.sort(rng.random(20)) * 0.2 for _ in range(10)],
-        "units": [rng.integers(0, 64, 20) for _ in range(10)],
-        "labels": np.arange(10) % 2,
-    }
-    (code,) = [block for block in readme_blocks("python") if "EventData" in block]
-    exec(compile(code, "README.md", "exec"), names)
-    events, labels = next(iter(names["data"].train_dataloader()))
-    assert events.shape == (100, 8, 64)
-    assert labels.shape == (8,)
-
-
-def test_readme_snntorch_examples():
+    # Python that needs such a run.
+    (code,) = blocks((ROOT / "docs" / "howto" / "trained_network.md").read_text(encoding="utf-8"), "py")
     names = {}
-    for code in readme_blocks("python"):
-        if "SingleSpikeLeaky" in code:
-            exec(compile(code, "README.md", "exec"), names)
-    assert names["spikes"].shape == (50, 8, 300)
-    assert names["spikes"].sum(0).max() <= 1
+    exec(compile(code, "trained_network.md", "exec"), names)
+    assert not names["model"].training
+
+
+def test_readme_python_example_trains(small_data, capsys):
+    (code,) = [block for block in blocks(README, "python") if "L.Trainer" in block]
+    assert "max_epochs=5" in code
+    exec(compile(code.replace("max_epochs=5", "fast_dev_run=True"), "README.md", "exec"), {})
+    assert re.search(r"accuracy 0\.\d+, \d+ hidden spikes", capsys.readouterr().out)
+
+
+def test_readme_is_short():
+    assert len(README.splitlines()) <= 130
+
+
+def test_readme_snntorch_example():
+    (code,) = [block for block in blocks(README, "python") if "SingleSpikeLeaky" in block]
+    names = {}
+    exec(compile(code, "README.md", "exec"), names)
+    assert isinstance(names["neuron"], snn.Leaky)
+    assert names["spk"].shape == (8, 300)

@@ -3,7 +3,7 @@ import copy
 import pytest
 import torch
 
-from ss_lightning.delayed_linear import DelayedLinear, anneal
+from ss_lightning.delayed_linear import DelayedLinear, narrow_delays
 from ss_lightning.events import EventBatch
 from ss_lightning.functional import single_spike
 
@@ -45,7 +45,7 @@ def test_evaluation_rounds_and_training_does_not(per_synapse):
         synapse.delay.copy_(synapse.delay_steps().round() / synapse.max_delay)
     torch.testing.assert_close(synapse(spikes), evaluation)
     assert not torch.allclose(training, evaluation)
-    anneal(synapse.train(), 1.0)
+    narrow_delays(synapse.train(), 1.0)
     torch.testing.assert_close(synapse(spikes), evaluation)
 
 
@@ -64,11 +64,11 @@ def test_late_events():
         torch.testing.assert_close(event_linear(*synapse.late_events(events), synapse.bias), synapse(events))
 
 
-def test_anneal_narrows_every_layer_exponentially_to_one_step():
+def test_every_layer_narrows_exponentially_to_one_step():
     network = torch.nn.Sequential(layer(), torch.nn.Sequential(layer(start_width_ms=36.0)), torch.nn.Linear(3, 3))
     widths = []
     for progress in (0.0, 0.5, 1.0, 1.7):
-        anneal(network, progress)
+        narrow_delays(network, progress)
         widths.append([network[0].width, network[1][0].width])
     assert widths == [pytest.approx([5, 9]), pytest.approx([5**0.5, 3]), [1, 1], [1, 1]]
 
@@ -134,7 +134,7 @@ def test_a_wide_bump_finds_delays_that_a_narrow_one_cannot_see(per_synapse, anne
     optimizer = torch.optim.Adam([synapse.delay], lr=0.02)
     epochs = 60
     for epoch in range(epochs):
-        anneal(synapse, epoch / (epochs - 1) if annealed else 1.0)
+        narrow_delays(synapse, epoch / (epochs - 1) if annealed else 1.0)
         optimizer.zero_grad()
         loss = -(synapse(spikes) * target).sum()
         loss.backward()

@@ -158,7 +158,7 @@ PACKAGES = sorted({module_name(path) for path in PACKAGE.rglob("__init__.py")} -
 @pytest.mark.parametrize("package", PACKAGES)
 def test_public_names(package):
     module = import_module(package)
-    assert module.__all__
+    assert isinstance(module.__all__, list)
     for name in module.__all__:
         assert hasattr(module, name), name
 

@@ -16,10 +16,11 @@ from jsonargparse import ArgumentParser
 from ss_lightning.benchmark.cells import SUITES, Cell, cells
 from ss_lightning.benchmark.clock import make_clock
 from ss_lightning.benchmark.contenders import contenders, taking_part
-from ss_lightning.benchmark.measure import Timing, machine, peak_memory, time_cell
+from ss_lightning.benchmark.measure import Timing, peak_memory, time_cell
 from ss_lightning.errors import UsageError
 from ss_lightning.files import display_path, write_whole
-from ss_lightning.parsing import parse
+from ss_lightning.parsing import parse_arguments
+from ss_lightning.runs.machine import machine
 
 COLUMNS = ["suite", "cell", "batch", "steps", "sizes", "density", "contender", "status", "rounds"]
 COLUMNS += ["median_ms", "min_ms", "max_ms", "peak_mib", "device"]
@@ -64,7 +65,8 @@ def benchmark(
     where = "cuda" if device == "cuda" else f"{threads}_threads"
     table = out / f"{where}.csv"
     card = f"{torch.cuda.get_device_name()}; " if device == "cuda" else ""
-    print(f"{card}{machine()}; {threads} thread{'s' * (threads > 1)}, median of {rounds} rounds", flush=True)
+    versions = f"{card}{machine()}, torch {torch.__version__}; {threads} thread{'s' * (threads > 1)}"
+    print(f"{versions}, median of {rounds} rounds", flush=True)
     suites = SUITES if suite == "all" else (suite,)
     jobs = [(cell, taking_part(name, rivals)) for name in suites for cell in cells(name, full)]
     rows: list[tuple[Cell, Timing, float]] = []
@@ -156,7 +158,7 @@ def print_cell(cell: Cell, timings: Sequence[Timing], peaks: Sequence[float]) ->
 
 def write_csv(path: Path, rows: Sequence[tuple[Cell, Timing, float]], device: str = "cpu") -> None:
     """All measurements so far, one row for each contender and cell."""
-    with write_whole(path) as scratch, scratch.open("w", newline="") as file:
+    with write_whole(path) as scratch, scratch.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(COLUMNS)
         for cell, timing, peak in rows:
@@ -201,6 +203,6 @@ def main(arguments: list[str]) -> int:
     """Parse the arguments and run the benchmark."""
     parser = ArgumentParser(prog="python -m ss_lightning benchmark", exit_on_error=False)
     parser.add_function_arguments(benchmark)
-    options = parse(parser, arguments)
+    options = parse_arguments(parser, arguments)
     benchmark(**options.as_dict())
     return 0

@@ -78,7 +78,7 @@ def contenders(device: str = "cpu") -> list[Contender]:
         Contender("snnTorch LeakyParallel", LeakyParallelNetwork),
         Contender("snnTorch StateLeaky", lambda s, t: SequenceNetwork(s, _state_leaky), _state_leaky_neuron),
         Contender("paper's block", lambda s, t: SequenceNetwork(s, PaperBlock, t), PaperBlock, package=None),
-        Contender("paper's standard loop", lambda s, t: Ours(s, neuron="standard"), _standard_neuron),
+        Contender("paper's standard loop", lambda s, t: Ours(s, neuron="standard_single"), _standard_neuron),
         Contender(
             "SpikingJelly LIF",
             lambda s, t: SequenceNetwork(s, _spikingjelly_lif),

@@ -38,7 +38,7 @@ from torch import Tensor
 from ss_lightning.benchmark.cells import CONV, DEEP, FASHION, SHD, Cell, make_batch
 from ss_lightning.benchmark.clock import Job, make_clock
 from ss_lightning.benchmark.contenders import SURROGATE, KernelNetwork, contenders, taking_part
-from ss_lightning.benchmark.measure import machine, time_cell
+from ss_lightning.benchmark.measure import time_cell
 from ss_lightning.files import write_whole
 from ss_lightning.functional import ESTIMATORS, leaky_scan, single_spike
 from ss_lightning.functional.network import ReadoutLayer, SpikingLayer, event_network
@@ -140,7 +140,7 @@ def _machine_facts(step: Step) -> dict[str, Any]:
         "python": platform.python_version(),
         "torch": torch.__version__,
         "cuda": torch.version.cuda,
-        "processor": machine(),
+        "processor": f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores",
         "compiler": next((path for name in ("gcc", "cc", "clang") if (path := shutil.which(name))), None),
     }
     for name in ("triton", "numpy", "numba", "snntorch", "lightning"):

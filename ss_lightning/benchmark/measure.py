@@ -255,13 +255,3 @@ def _peak_kib() -> int:
 
 def _as_text(cell: Cell) -> str:
     return json.dumps(cell.__dict__)
-
-
-def machine() -> str:
-    """The processor and the libraries, in one line."""
-    model = "unknown processor"
-    if os.path.exists("/proc/cpuinfo"):
-        with open("/proc/cpuinfo") as file:
-            names = [line.partition(":")[2].strip() for line in file if line.startswith("model name")]
-        model = names[0] if names else model
-    return f"{model}, {os.cpu_count()} cores, torch {torch.__version__}"

@@ -7,29 +7,50 @@ import signal
 import sys
 import warnings
 from collections.abc import Sequence
+from dataclasses import dataclass
 from importlib import import_module
 
 from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
 from torch import OutOfMemoryError
 from torch.distributed import DistError
 
-from ss_lightning.cli.lightning_cli import TOOLS, run
 from ss_lightning.errors import DataError, UsageError
+from ss_lightning.parsing import suggestion
 
-_HELP = """\
-Train, evaluate and compare single-spike spiking neural networks.
+LIGHTNING_CLI = "ss_lightning.cli.lightning_cli"
 
-  fit         train a network
-  validate    evaluate a checkpoint on the validation set
-  test        evaluate a checkpoint on the test set
-  predict     write class, probability and time of decision of every test sample to a file
-  report      put runs into one HTML page
-  results     put runs into one table, with the commands that repeat them
-  folds       leave speakers out in turn, train on the others, test on those left out
-  sweep       search for good parameters
-  export      write a trained network for other tools (NIR, torch.export)
-  benchmark   time this package beside its peers
 
+@dataclass(frozen=True)
+class Command:
+    """What a word of the command line stands for.
+
+    Attributes:
+        summary: what it does, in a few words.
+        module: where its ``main(arguments)`` lives; imported when the word is used.
+    """
+
+    summary: str
+    module: str = LIGHTNING_CLI
+
+
+COMMANDS = {
+    "fit": Command("train a network"),
+    "validate": Command("evaluate a checkpoint on the validation set"),
+    "test": Command("evaluate a checkpoint on the test set"),
+    "predict": Command("write class, probability and time of decision of every test sample to a file"),
+    "report": Command("put runs into one HTML page", "ss_lightning.cli.report"),
+    "results": Command("put runs into one table, with the commands that repeat them", "ss_lightning.cli.results"),
+    "folds": Command(
+        "leave speakers out in turn, train on the others, test on those left out", "ss_lightning.cli.folds"
+    ),
+    "sweep": Command("search for good parameters", "ss_lightning.cli.sweep"),
+    "export": Command(
+        "write a trained network for other tools (NIR, torch.export)", "ss_lightning.export.checkpoint_export"
+    ),
+    "benchmark": Command("time this package beside its peers", "ss_lightning.benchmark.command"),
+}
+
+_EXAMPLES = """\
 SUBCOMMAND --help says more. For a start:
 
   python -m ss_lightning fit --config configs/yinyang.yaml                 train; needs no download
@@ -53,46 +74,66 @@ A search for good parameters, from a Weights & Biases sweep file, without an acc
 """
 
 
+def help_text() -> str:
+    """What ``python -m ss_lightning --help`` prints."""
+    lines = [f"  {word:10}  {command.summary}\n" for word, command in COMMANDS.items()]
+    return f"Train, evaluate and compare single-spike spiking neural networks.\n\n{''.join(lines)}\n{_EXAMPLES}"
+
+
 def main(args: list[str] | None = None) -> int:
     """Run the command line and return its exit code: 0, 1 (data), 2 (usage), 130 (Ctrl-C) or 143 (SIGTERM)."""
     arguments = list(sys.argv[1:] if args is None else args)
-    _quiet()
+    _silence_warnings()
     try:
         if arguments in (["--help"], ["-h"]):
-            print(_HELP, end="")
+            print(help_text(), end="")
             return 0
-        if arguments and arguments[0] in TOOLS:
-            tool = import_module(TOOLS[arguments[0]])
-            return tool.main(arguments[1:])
-        run(arguments)
+        command = find_command(arguments)
+        # Lightning's commands share one parser, which needs the word; the others have one of their own.
+        words = arguments if command.module == LIGHTNING_CLI else arguments[1:]
+        return import_module(command.module).main(words)
     except (UsageError, MisconfigurationException) as error:
-        return _complain(error, 2)
+        return _print_error(error, 2)
     except DataError as error:
-        return _complain(error, 1)
+        return _print_error(error, 1)
     except SIGTERMException:
-        return _stopped("SIGTERM", 128 + signal.SIGTERM, arguments)
+        return _print_stopped("SIGTERM", 128 + signal.SIGTERM, arguments)
     except (KeyboardInterrupt, SystemExit) as error:
         # The trainer makes an exit of Ctrl-C.
         if isinstance(error, SystemExit) and not isinstance(error.__context__, KeyboardInterrupt):
             raise
-        return _stopped("Ctrl-C", 128 + signal.SIGINT, arguments)
+        return _print_stopped("Ctrl-C", 128 + signal.SIGINT, arguments)
     except (ValueError, ArithmeticError) as error:
         where = _raised_in(error)
         if not where.startswith(("lightning.", "torch.optim.")):
             raise
-        return _complain(f"{where} cannot work with what the config says: {str(error).strip()}", 2)
+        return _print_error(f"{where} cannot work with what the config says: {str(error).strip()}", 2)
     except (RuntimeError, MemoryError) as error:
         lines = str(error).splitlines() or [type(error).__name__]
         if isinstance(error, MemoryError | OutOfMemoryError) or "can't allocate memory" in str(error):
-            return _complain(
+            return _print_error(
                 f"out of memory ({lines[0]}). Make model.hidden, data.batch_size or data.num_steps smaller", 2
             )
         if "gloo" not in str(error) and not isinstance(error, DistError):
             raise
-        return _complain(
+        return _print_error(
             f"the connection to another process of this run broke; its own error stands above ({lines[0]})", 1
         )
     return 0
+
+
+def find_command(arguments: Sequence[str]) -> Command:
+    """What the first word stands for.
+
+    Raises:
+        UsageError: there is none, or it stands for nothing.
+    """
+    if not arguments:
+        raise UsageError(f"say what to do: {', '.join(COMMANDS)}. --help explains")
+    word = arguments[0]
+    if word not in COMMANDS and not word.startswith("-"):
+        raise UsageError(f"there is no subcommand {word}.{suggestion(word, COMMANDS)}")
+    return COMMANDS.get(word, COMMANDS["fit"])
 
 
 def _raised_in(error: BaseException) -> str:
@@ -103,18 +144,18 @@ def _raised_in(error: BaseException) -> str:
     return "" if trace is None else trace.tb_frame.f_globals.get("__name__", "")
 
 
-def _stopped(by: str, code: int, arguments: Sequence[str]) -> int:
+def _print_stopped(by: str, code: int, arguments: Sequence[str]) -> int:
     hint = ". To go on from the last epoch that was finished: the same command with --ckpt_path last"
     print(f"\nstopped by {by}{hint if arguments[:1] == ['fit'] else ''}", file=sys.stderr)
     return code
 
 
-def _complain(error: Exception | str, code: int) -> int:
+def _print_error(error: Exception | str, code: int) -> int:
     print(f"error: {error}", file=sys.stderr)
     return code
 
 
-def _quiet() -> None:
+def _silence_warnings() -> None:
     """Silence notes of Lightning that do not hold here."""
     # Batches are made in one vectorised step: more workers would not make them faster.
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")

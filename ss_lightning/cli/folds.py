@@ -13,7 +13,6 @@ import json
 import logging
 import math
 import shutil
-import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
@@ -25,20 +24,22 @@ import numpy as np
 from filelock import FileLock, Timeout
 from jsonargparse import ArgumentParser
 
-from ss_lightning.cli.lightning_cli import CommandLineCheck, first_config, run
-from ss_lightning.cli.report import compared, read_json, read_run
-from ss_lightning.data import SHDData
-from ss_lightning.data.shd import held_out_speakers
+from ss_lightning.cli.lightning_cli import CommandLineCheck, first_config, run_command
+from ss_lightning.data import SHDData, held_out_speakers
 from ss_lightning.errors import UsageError
-from ss_lightning.files import display_path, write_whole
-from ss_lightning.runs.callbacks import command_line, flattened
+from ss_lightning.files import display_path, save_text, write_whole
+from ss_lightning.parsing import WordsParser
+from ss_lightning.renamed import with_new_names
+from ss_lightning.runs.configs import comparable_config, flatten_config
 from ss_lightning.runs.folders import DEFAULT_ROOT, config_name
+from ss_lightning.runs.reading import FOLDS_SUMMARY, read_folds_summary, read_run
+from ss_lightning.runs.record import command_line
+from ss_lightning.runs.statistics import over_groups
 
-SUMMARY = "folds.json"
 _METRICS = ("accuracy", "spikes_per_sample", "dead_fraction", "synops_per_sample")
 _COLUMNS = ("speakers", "seed", *_METRICS, "parameters", "seconds")
 # Trainings are many: no bars, no pictures, unless they are asked for.
-_QUIET = [
+_QUIET_OPTIONS = [
     "--pictures.every_n_epochs=0",
     "--trainer.enable_progress_bar=false",
     "--trainer.enable_model_summary=false",
@@ -128,7 +129,7 @@ def make_plan(options: argparse.Namespace, extra: Sequence[str]) -> Plan:
     """
     if options.seeds < 1:
         raise UsageError(f"--seeds is {options.seeds}; expected 1 or more")
-    arguments = ["fit", *_QUIET, *extra]
+    arguments = ["fit", *_QUIET_OPTIONS, *extra]
     checker = CommandLineCheck(arguments)
     config = checker.config["fit"]
     if config.get("ckpt_path") is not None:
@@ -152,10 +153,10 @@ def make_plan(options: argparse.Namespace, extra: Sequence[str]) -> Plan:
             raise UsageError(f"without {_list(fold)}: {error}") from error
     seed = config.seed_everything if type(config.seed_everything) is int else 0
     name = config_name(first_config(config))
-    plain = flattened(checker.plain_config())
+    plain = flatten_config(checker.plain_config())
     return Plan(
         arguments,
-        {key: value for key, value in compared(plain).items() if key != "seed_everything"},
+        {key: value for key, value in comparable_config(plain).items() if key != "seed_everything"},
         folds,
         list(range(seed, seed + options.seeds)),
         options.out or Path(config.trainer.default_root_dir or DEFAULT_ROOT) / "folds" / name,
@@ -183,8 +184,8 @@ def run_fold(plan: Plan, fold: Fold, seed: int) -> None:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
     left_out = json.dumps(list(fold))
-    run([*plan.arguments, f"--data.test_speakers={left_out}", f"--seed_everything={seed}"], training)
-    run(["test", "--ckpt_path", str(training / "checkpoints" / "last.ckpt"), "--verbose=false"], test)
+    run_command([*plan.arguments, f"--data.test_speakers={left_out}", f"--seed_everything={seed}"], training)
+    run_command(["test", "--ckpt_path", str(training / "checkpoints" / "last.ckpt"), "--verbose=false"], test)
 
 
 def read_fold(folder: Path, fold: Fold, seed: int) -> dict[str, Any] | None:
@@ -231,18 +232,15 @@ def over_folds(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
         For each metric ``mean``, ``deviation`` (the standard deviation of the sample of folds, None if there is one
         fold only), ``lowest`` and ``lowest_speakers``, the fold that it is of.
     """
-    result = {}
+    result: dict[str, dict[str, Any]] = {}
     for name in _METRICS:
-        values: dict[str, list[float]] = {}
-        for row in rows:
-            values.setdefault(row["speakers"], []).append(row[name])
-        folds = {speakers: statistics.fmean(found) for speakers, found in values.items()}
-        lowest = min(folds, key=folds.__getitem__)
+        found = over_groups((row["speakers"], row[name]) for row in rows)
+        deviation = None if math.isnan(found.deviation) else found.deviation
         result[name] = {
-            "mean": statistics.fmean(folds.values()),
-            "deviation": statistics.stdev(folds.values()) if len(folds) > 1 else None,
-            "lowest": folds[lowest],
-            "lowest_speakers": lowest,
+            "mean": found.mean,
+            "deviation": deviation,
+            "lowest": found.lowest,
+            "lowest_speakers": found.lowest_group,
         }
     return result
 
@@ -262,26 +260,15 @@ def write_results(plan: Plan, rows: Sequence[Mapping[str, Any]], command: str) -
         **(over_folds(rows) if rows else {}),
         "config": plan.config,
     }
-    with write_whole(plan.folder / SUMMARY) as scratch:
-        scratch.write_text(json.dumps(summary, indent=2) + "\n")
-
-
-def read_summary(folder: Path) -> dict[str, Any] | None:
-    """Content of ``folds.json``; None if there is none.
-
-    Raises:
-        DataError: the file is damaged.
-    """
-    path = folder / SUMMARY
-    return read_json(path, "Delete it; the runs beside it are kept") if path.is_file() else None
+    save_text(plan.folder / FOLDS_SUMMARY, json.dumps(summary, indent=2) + "\n")
 
 
 def _refuse_another(plan: Plan) -> None:
     """A folder holds the folds of one config; seeds may be added."""
-    known = read_summary(plan.folder)
+    known = read_folds_summary(plan.folder)
     if known is None:
         return
-    before = {"folds": known["folds"], **compared(known["config"])}
+    before = {"folds": known["folds"], **comparable_config(with_new_names(known["config"]))}
     # Through JSON, as the other was stored.
     now = json.loads(json.dumps({"folds": plan.folds, **plan.config}))
     changes = [
@@ -332,12 +319,6 @@ def _list(speakers: Sequence[int]) -> str:
     return ",".join(map(str, speakers))
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> Any:
-        """Leave the message to the command line."""
-        raise UsageError(f"folds: {message}")
-
-
 def main(arguments: list[str]) -> int:
     """Run all folds, and say what they give together.
 
@@ -345,14 +326,13 @@ def main(arguments: list[str]) -> int:
         UsageError: an argument is wrong, or the folder holds other folds.
         DataError: the data are missing or damaged.
     """
-    parser = _Parser(
-        prog="python -m ss_lightning folds",
+    parser = WordsParser(
+        "folds",
         description="Leave speakers out in turn: train on all others, of both files of the data (of the training file "
-        "alone with --data.spare_test_file true), and test the last checkpoint on those left out. The same command "
+        "alone with --data.exclude_test_file true), and test the last checkpoint on those left out. The same command "
         "again goes on with folds that were stopped.",
         epilog="All other arguments go to every training, as for fit: --config configs/shd.yaml --data.root data. No "
         "speakers are kept for validation unless data.val_speakers is given (null here: a sixth of the others).",
-        allow_abbrev=False,
     )
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--size", type=int, default=1, help="speakers in a fold, in the order of their ids (default: 1)")
@@ -382,5 +362,5 @@ def main(arguments: list[str]) -> int:
     print(f"worst     {accuracy['lowest']:.4f}, speakers {accuracy['lowest_speakers']}")
     print(f"spikes    {spikes['mean']:.1f} per sample, hidden")
     print(f"table     {display_path(plan.folder / 'folds.csv')}")
-    print(f"summary   {display_path(plan.folder / SUMMARY)}")
+    print(f"summary   {display_path(plan.folder / FOLDS_SUMMARY)}")
     return 0

@@ -1,4 +1,4 @@
-"""The command line: ``python -m ss_lightning fit --config configs/yinyang.yaml``."""
+"""LightningCLI whose runs are never written over and whose checkpoints are never reinterpreted."""
 
 from __future__ import annotations
 
@@ -18,25 +18,26 @@ from jsonargparse import DefaultHelpFormatter, Namespace
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint, ProgressBar
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
-from lightning.pytorch.loggers import Logger, WandbLogger
 from lightning.pytorch.plugins import CheckpointIO
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from rich.console import Console
-from torch import Tensor
 
 from ss_lightning.cli.advice import idle_keys, rising_rate
+from ss_lightning.cli.config_check import check_config
+from ss_lightning.cli.weights_and_biases import finish_wandb, start_wandb
 from ss_lightning.data import EventDataModule
 from ss_lightning.errors import DataError, UsageError
 from ss_lightning.files import display_path
-from ss_lightning.parsing import check_config, explain, innermost, suggestion
-from ss_lightning.runs.callbacks import EpochLines, Pictures, PredictionWriter, RunRecord
-from ss_lightning.runs.checkpoints import (
-    AtomicCheckpointIO,
-    BestCheckpoint,
-    LastCheckpoint,
-    MetricsLogger,
-    read_checkpoint,
+from ss_lightning.parsing import (
+    explain_parser_error,
+    innermost_error,
+    parser_keys,
+    read_yaml,
+    typed_settings,
+    written_settings,
 )
+from ss_lightning.runs.checkpoints import AtomicCheckpointIO, BestCheckpoint, LastCheckpoint, MetricsLogger
+from ss_lightning.runs.comparison import refuse_other_architecture
 from ss_lightning.runs.folders import (
     DEFAULT_ROOT,
     config_beside,
@@ -45,22 +46,23 @@ from ss_lightning.runs.folders import (
     is_first_process,
     reserve_run,
 )
+from ss_lightning.runs.pictures import Pictures
+from ss_lightning.runs.predictions import PredictionWriter
+from ss_lightning.runs.progress import EpochLines
+from ss_lightning.runs.record import RunRecord
 
 # The process that starts a run tells the ranks it launches where the run lives and what it goes on from.
 _RUN_VARIABLE = "SS_LIGHTNING_RUN"
+
+
 _CHECKPOINT_VARIABLE = "SS_LIGHTNING_CHECKPOINT"
 
-# Subcommands of other modules, whose ``main(arguments)`` does it; they are imported when asked for.
-TOOLS = {
-    "benchmark": "ss_lightning.benchmark.command",
-    "export": "ss_lightning.export",
-    "folds": "ss_lightning.cli.folds",
-    "report": "ss_lightning.cli.report",
-    "results": "ss_lightning.cli.results",
-    "sweep": "ss_lightning.cli.sweep",
-}
+
+# Classes whose arguments follow these keys.
+_OWNERS = {"trainer": Trainer, "checkpoint": BestCheckpoint, "pictures": Pictures}
 
 _LINKS = ("input_shape", "num_classes", "step_ms")
+
 
 _SUMMARIES = {
     "fit": "Train a network; leaves a run folder with config, metrics, pictures and checkpoints.",
@@ -68,6 +70,7 @@ _SUMMARIES = {
     "test": "Evaluate a checkpoint on the test set.",
     "predict": "Write class, probability and time of decision of every test sample to a file.",
 }
+
 
 _SUBCOMMAND_HELP = """\
 {summary}
@@ -163,11 +166,6 @@ class SpikingCLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Parse; without a config, the one that lies beside the checkpoint is used."""
         arguments = cast(list[str], args)
-        subcommands = [*self.subcommands(), *TOOLS]
-        if not arguments:
-            raise UsageError(f"say what to do: {', '.join(subcommands)}. --help explains")
-        if arguments[0] not in subcommands and not arguments[0].startswith("-"):
-            raise UsageError(f"there is no subcommand {arguments[0]}.{suggestion(arguments[0], subcommands)}")
         arguments = _with_config_beside(arguments)
         for path in _configs(arguments):
             check_config(path)
@@ -175,8 +173,9 @@ class SpikingCLI(LightningCLI):
             self.config = parser.parse_args(arguments)
         except ArgumentError as error:
             subparser = self._subcommand_parsers.get(arguments[0], parser)
-            known = [action.dest for action in subparser._actions]
-            raise UsageError(explain(error, known)) from error
+            settings = [setting for path in _configs(arguments) for setting in written_settings(read_yaml(str(path)))]
+            settings += typed_settings(arguments)
+            raise UsageError(explain_parser_error(error, parser_keys(subparser), settings, _OWNERS)) from error
 
     def _set_seed(self) -> None:
         try:
@@ -245,7 +244,7 @@ class SpikingCLI(LightningCLI):
             with _spinner("preparing data") if self.given_run_folder is None else nullcontext():
                 super().instantiate_classes()
         except ValueError as error:
-            cause = innermost(error)  # the parser wraps what a constructor says
+            cause = innermost_error(error)  # the parser wraps what a constructor says
             if "can't allocate memory" in str(cause):
                 raise MemoryError(str(cause)) from error
             raise cause if isinstance(cause, DataError) else UsageError(str(cause)) from error
@@ -275,8 +274,8 @@ class SpikingCLI(LightningCLI):
         if self.run_folder is not None:
             config["logger"] = self._loggers(config["logger"])
             callbacks += self._record(), *self.extra_callbacks
-            callbacks += self._keepsakes() if self.subcommand == "fit" else []
-        if not interactive():
+            callbacks += self._fit_callbacks() if self.subcommand == "fit" else []
+        if not is_interactive():
             # Bars and tables that redraw themselves make no sense in a file.
             if config["enable_progress_bar"] is not False and not any(isinstance(c, ProgressBar) for c in callbacks):
                 callbacks.append(EpochLines())
@@ -307,7 +306,7 @@ class SpikingCLI(LightningCLI):
         """The whole config in plain values."""
         return yaml.safe_load(self._parser(self.subcommand).dump(self.config[self.subcommand]))
 
-    def _keepsakes(self) -> list[Callback]:
+    def _fit_callbacks(self) -> list[Callback]:
         """What draws pictures and keeps weights."""
         pictures: Pictures = self._get(self.config_init, "pictures")
         pictures.folder = self.run_folder
@@ -400,13 +399,13 @@ def summary_lines(best: Mapping[str, float], seconds: float) -> list[tuple[str, 
     return [*lines, ("time", " ".join(clock) + speed)]
 
 
-def interactive() -> bool:
+def is_interactive() -> bool:
     """Whether a person sees the output as it is written: in a terminal, and not on a CI server."""
     return sys.stdout.isatty() and "CI" not in os.environ
 
 
 def _spinner(text: str) -> AbstractContextManager[Any]:
-    return Console().status(text) if interactive() else nullcontext()
+    return Console().status(text) if is_interactive() else nullcontext()
 
 
 class CommandLineCheck(SpikingCLI):
@@ -469,42 +468,7 @@ def _with_config_beside(arguments: list[str]) -> list[str]:
     return arguments
 
 
-def refuse_other_architecture(checkpoint: Path, model: LightningModule) -> None:
-    """Compare the hyper-parameters in a checkpoint with those of the model that is to load it.
-
-    Raises:
-        UsageError: the file is no checkpoint, or was made by a model of another shape or kind.
-    """
-    content = read_checkpoint(checkpoint)
-    weights = content["state_dict"]
-    saved = dict(content.get("hyper_parameters", {}))
-    saved.pop("_instantiator", None)
-    here = {k: v for k, v in model.hparams.items() if k != "_instantiator"}
-    differences = [
-        f"  {key}: {saved[key]!r} in the checkpoint, {here[key]!r} in the config"
-        for key in sorted(saved.keys() & here.keys())
-        if _plain(saved[key]) != _plain(here[key])
-    ]
-    shapes = {name: tuple(value.shape) for name, value in model.state_dict().items()}
-    found = {name: tuple(value.shape) if isinstance(value, Tensor) else value for name, value in weights.items()}
-    differences = differences or [
-        f"  {name}: {found.get(name, 'nothing')} in the checkpoint, {shapes.get(name, 'nothing')} in the config"
-        for name in sorted(found.keys() | shapes.keys())
-        if found.get(name) != shapes.get(name)
-    ]
-    if differences:
-        raise UsageError(
-            f"the checkpoint {checkpoint} was made by another model than the config describes:\n"
-            + "\n".join(differences)
-            + "\nUse the config.yaml of its own run (drop --config), or another checkpoint"
-        )
-
-
-def _plain(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value
-
-
-def run(arguments: list[str], run_folder: Path | None = None, callbacks: Sequence[Callback] = ()) -> SpikingCLI:
+def run_command(arguments: list[str], run_folder: Path | None = None, callbacks: Sequence[Callback] = ()) -> SpikingCLI:
     """Do what a command line says, see :class:`SpikingCLI`, and close the W&B run that it may have opened."""
     try:
         return SpikingCLI(arguments, run_folder, callbacks)
@@ -512,36 +476,11 @@ def run(arguments: list[str], run_folder: Path | None = None, callbacks: Sequenc
         finish_wandb(failed=sys.exc_info()[0] is not None)
 
 
-def start_wandb(loggers: Sequence[Logger]) -> None:
-    """Start W&B runs now: without a login they fail, and better before the training than in it.
+def main(arguments: list[str]) -> int:
+    """Train, evaluate or predict.
 
-    Raises:
-        UsageError: W&B cannot be used; the message says how to log in, and how to do without.
+    Args:
+        arguments: the command line, from the subcommand on.
     """
-    for logger in loggers:
-        if isinstance(logger, WandbLogger):
-            import wandb
-
-            # Without a limit a run would wait for ever at its end for a server that went away.
-            os.environ.setdefault("WANDB_FINISH_TIMEOUT", "120")
-            os.environ.setdefault("WANDB_FINISH_TIMEOUT_RAISES", "true")
-            try:
-                _ = logger.experiment
-            except wandb.errors.Error as error:
-                raise UsageError(
-                    f"Weights & Biases: {' '.join(str(error).split())}\nLog in with `wandb login` (or set "
-                    "WANDB_API_KEY), or train without the network: WANDB_MODE=offline, and `wandb sync` later"
-                ) from error
-
-
-def finish_wandb(failed: bool = False) -> None:
-    """Close the W&B run, if there is one, so that the next run of this process gets its own."""
-    if "wandb" in sys.modules and (run := sys.modules["wandb"].run) is not None:
-        folder = display_path(Path(run.dir).parent)
-        try:
-            run.finish(exit_code=int(failed))
-        except TimeoutError:
-            print(
-                f"W&B could not be reached. Nothing is lost; send the run later: wandb sync --include-online {folder}",
-                file=sys.stderr,
-            )
+    run_command(arguments)
+    return 0

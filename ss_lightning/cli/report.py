@@ -3,31 +3,19 @@
 from __future__ import annotations
 
 import base64
-import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-import yaml
 from jsonargparse import ArgumentParser
 
 from ss_lightning import plots
 from ss_lightning.errors import DataError, UsageError
-from ss_lightning.files import display_path
-from ss_lightning.parsing import parse
-from ss_lightning.runs.callbacks import flattened
-
-# Parts of a config that say how a run was done, not what was trained.
-_HOW = (
-    "checkpoint.verbose", "ckpt_path", "pictures.", "trainer.default_root_dir", "trainer.enable_",
-    "trainer.log_every_n_steps", "trainer.logger",
-)  # fmt: skip
-# Parts of a config's data that say how they are fetched, and with those of an evaluation how they are presented.
-_FETCHED = (".cache_dir", ".download", ".num_workers", ".pin_memory")
-_PRESENTED = (*_FETCHED, ".batch_size", ".input")
+from ss_lightning.files import display_path, save_text
+from ss_lightning.parsing import parse_arguments
+from ss_lightning.runs.configs import config_differences, flatten_config
+from ss_lightning.runs.reading import Run, read_run
 
 _CAPTIONS = {
     "input_raster": "Input spikes of some samples, by their class",
@@ -38,155 +26,18 @@ _CAPTIONS = {
     "dead_neurons": "Neurons that fire for no sample of the validation set",
     "accuracy_and_spikes": "Accuracy against spikes over the training",
 }
+
+
 # A panel per sample.
 _WIDE = ("input_raster", "hidden_raster", "readout")
 
 
-@dataclass
-class Run:
-    """What a run folder tells.
-
-    Attributes:
-        folder: where it is.
-        config: the config, flattened.
-        epochs: metrics, a row per epoch with ``epoch`` from 1; no rows before the first epoch has ended.
-        summary: content of ``summary.json``; empty for a run that wrote none.
-        tests: metrics of later evaluations of its checkpoints, by the name of the checkpoint.
-        pictures: files of the newest pictures, by name.
-    """
-
-    folder: Path
-    config: dict[str, Any]
-    epochs: pd.DataFrame
-    summary: dict[str, Any] = field(default_factory=dict)
-    tests: dict[str, dict[str, float]] = field(default_factory=dict)
-    pictures: dict[str, Path] = field(default_factory=dict)
-
-    @property
-    def best(self) -> dict[str, float]:
-        """Metrics of the best epoch: of the highest validation accuracy, else of the last; empty without one."""
-        if self.epochs.empty:
-            return {}
-        rated = "val/accuracy" in self.epochs and self.epochs["val/accuracy"].notna().any()
-        row = self.epochs.loc[self.epochs["val/accuracy"].idxmax()] if rated else self.epochs.iloc[-1]
-        return row.dropna().to_dict()
-
-    @property
-    def state(self) -> str:
-        """How far the run came, in words."""
-        done, planned = len(self.epochs), self.config.get("trainer.max_epochs")
-        progress = f"epoch {done}" + (f" of {planned}" if isinstance(planned, int) and planned > 0 else "")
-        match self.summary.get("state"):
-            case "finished":
-                return "finished"
-            case "interrupted":
-                return f"interrupted after {progress}"
-            case "failed":
-                return f"failed after {progress}: {self.summary.get('error', '')}"
-            case "running":
-                return f"not finished, {progress} at {self.summary.get('written')} (still running, or killed)"
-        return "finished" if done == planned else f"not finished, {progress}"
-
-
-def read_run(folder: Path) -> Run:
-    """Read a run folder, finished or not.
-
-    Raises:
-        UsageError: there is no such folder, or it is not that of a training.
-        DataError: a file in it is damaged.
-    """
-    if not folder.is_dir():
-        raise UsageError(f"there is no run folder {folder}")
-    if not (folder / "config.yaml").is_file():
-        inside = sorted(folder.glob("**/version_*/config.yaml"), key=lambda path: path.stat().st_mtime)
-        hint = (
-            f"Did you mean {display_path(inside[-1].parent)}?"
-            if inside
-            else "Runs are folders like runs/yinyang/version_0."
-        )
-        raise UsageError(f"{folder} is not the folder of a run, it has no config.yaml. {hint}")
-    run = Run(folder, _read_config(folder / "config.yaml"), _read_metrics(folder / "metrics.csv"))
-    if (folder / "summary.json").is_file():
-        run.summary = read_json(folder / "summary.json", "Delete it to go without")
-    if run.summary.get("command", "fit") != "fit":
-        raise UsageError(f"{folder} is not a training but a {run.summary['command']}; name the run that was trained")
-    for test in sorted(folder.parent.glob("test_*/"), key=lambda path: (len(path.name), path.name)):
-        if (test / "summary.json").is_file() and (found := _read_test(test, run)) is not None:
-            run.tests.update([found])
-    drawn = sorted(folder.glob("pictures/epoch_*"))
-    if drawn:
-        run.pictures = {path.stem: path for path in sorted(drawn[-1].glob("*.png"))}
-    return run
-
-
-def _read_test(folder: Path, run: Run) -> tuple[str, dict[str, float]] | None:
-    """Name of the checkpoint and metrics of an evaluation; None if it is not of this run, or not on all of its data."""
-    content = read_json(folder / "summary.json", "Delete it to go without")
-    checkpoint = Path(content.get("checkpoint", ""))
-    place = checkpoint.parts[:-2][-2:]  # of the run that it was kept by
-    if content.get("state") != "finished" or not place or run.folder.resolve().parts[-len(place) :] != place:
-        return None
-    config = _read_config(folder / "config.yaml") if (folder / "config.yaml").is_file() else run.config
-    for key in sorted(config.keys() & run.config.keys()):
-        if key.startswith("data.") and not key.endswith(_PRESENTED) and config[key] != run.config[key]:
-            print(
-                f"note  {display_path(folder)} is left out: {key} is {config[key]}, in the training {run.config[key]}"
-            )
-            return None
-    limit = config.get("trainer.limit_test_batches")
-    whole = limit is None or (isinstance(limit, float) and limit == 1)  # 1.0 is all, 1 is one batch
-    if not whole and limit != run.config.get("trainer.limit_test_batches"):  # asked for then, it is part of the row
-        why = f"it saw a part of the data, trainer.limit_test_batches is {limit}"
-        print(f"note  {display_path(folder)} is left out: {why}")
-        return None
-    return checkpoint.stem, content["metrics"]
-
-
-def _read_config(path: Path) -> dict[str, Any]:
-    try:
-        config = yaml.safe_load(path.read_text())
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} is damaged: {' '.join(str(error).split())}") from error
-    if not isinstance(config, dict):
-        raise DataError(f"{path} is damaged: it holds no settings")
-    return flattened(config)
-
-
-def read_json(path: Path, advice: str) -> dict[str, Any]:
-    """What a file of ours holds.
-
-    Raises:
-        DataError: the file is damaged; the message ends with the advice.
-    """
-    try:
-        content = json.loads(path.read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} is damaged: {error}. {advice}") from error
-    if not isinstance(content, dict):
-        raise DataError(f"{path} is damaged: it holds no settings. {advice}")
-    return content
-
-
-def _read_metrics(path: Path) -> pd.DataFrame:
-    """One row per epoch from the file of the CSV logger, which writes training and validation apart."""
-    if not path.is_file() or path.stat().st_size == 0:
-        return pd.DataFrame()
-    try:
-        table = pd.read_csv(path).astype(float)
-        merged = table.groupby("epoch", as_index=False).last()
-    except (ValueError, KeyError, UnicodeDecodeError) as error:
-        reason = "it has no column epoch" if isinstance(error, KeyError) else " ".join(str(error).split())
-        raise DataError(f"{path} is damaged: {reason}. Leave this run out, or mend the file") from error
-    merged["epoch"] += 1
-    return merged
-
-
-def render(runs: Sequence[Run]) -> str:
+def render_report(runs: Sequence[Run]) -> str:
     """The HTML page."""
     names = run_names([run.folder for run in runs])
     trained = {name: run for name, run in zip(names, runs, strict=True) if not run.epochs.empty}
     parts = [_table(["run", *_COLUMNS], [[name, *_row(run)] for name, run in zip(names, runs, strict=True)])]
-    if len(runs) > 1 and (different := differences(runs)):
+    if len(runs) > 1 and (different := config_differences([run.config for run in runs])):
         rows = [[key, *values] for key, values in different.items()]
         parts += ["<h2>What differs</h2>", _table(["setting", *names], rows)]
     parts += ["<h2>Training</h2>", '<div class="figures">', *_comparison(trained), "</div>"]
@@ -204,22 +55,6 @@ def run_names(folders: Sequence[Path]) -> list[str]:
     while all(len(p) > common + 2 for p in paths) and len({p[common] for p in paths}) == 1:
         common += 1
     return ["/".join(path[common:]) for path in paths]
-
-
-def compared(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A flattened config without the parts that change no result."""
-    return {
-        key: value
-        for key, value in config.items()
-        if not key.startswith(_HOW) and not (key.startswith("data.") and key.endswith(_FETCHED))
-    }
-
-
-def differences(runs: Sequence[Run]) -> dict[str, list[Any]]:
-    """Settings that are not the same in all runs, with the value in each run."""
-    keys = sorted(set().union(*(compared(run.config) for run in runs)))
-    values = {key: [run.config.get(key, "") for run in runs] for key in keys}
-    return {key: row for key, row in values.items() if any(value != row[0] for value in row)}
 
 
 def _number(name: str, text: str) -> Callable[[Run], str]:
@@ -287,7 +122,7 @@ def _section(name: str, run: Run) -> list[str]:
         for key, caption in _CAPTIONS.items()
         if key in run.pictures
     ]
-    facts = flattened(run.summary.get("facts", {}))
+    facts = flatten_config(run.summary.get("facts", {}))
     tests = [
         [checkpoint, metric, f"{value:.4g}"]
         for checkpoint, found in run.tests.items()
@@ -299,9 +134,9 @@ def _section(name: str, run: Run) -> list[str]:
         '<div class="figures">',
         *pictures,
         "</div>",
-        _folded("Test results", _table(["checkpoint", "metric", "value"], tests)) if tests else "",
-        _folded("Made with", _table(["fact", "value"], list(facts.items()))) if facts else "",
-        _folded("Config", _table(["setting", "value"], list(run.config.items()))),
+        _details("Test results", _table(["checkpoint", "metric", "value"], tests)) if tests else "",
+        _details("Made with", _table(["fact", "value"], list(facts.items()))) if facts else "",
+        _details("Config", _table(["setting", "value"], list(run.config.items()))),
     ]
 
 
@@ -313,7 +148,7 @@ def _figure(png: bytes, caption: str, wide: bool = False) -> str:
     return f"<figure{' class=wide' * wide}>{image}<figcaption>{text}</figcaption></figure>"
 
 
-def _folded(title: str, content: str) -> str:
+def _details(title: str, content: str) -> str:
     return f"<details><summary>{escape(title)}</summary>{content}</details>"
 
 
@@ -389,7 +224,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument(
         "--output", type=str, help="the page; by default report.html in the run folder, or above if there are several"
     )
-    options = parse(parser, arguments)
+    options = parse_arguments(parser, arguments)
     runs = [read_run(Path(folder)) for folder in options.runs]
     if all(run.epochs.empty for run in runs):
         states = "; ".join(f"{run.folder}: {run.state}" for run in runs)
@@ -401,7 +236,7 @@ def main(arguments: list[str]) -> int:
     above = next(path for path in (folders[0], *folders[0].parents) if all(f.is_relative_to(path) for f in folders))
     output = Path(options.output) if options.output else above / "report.html"
     try:
-        output.write_text(render(runs))
+        save_text(output, render_report(runs))
     except OSError as error:
         raise UsageError(f"--output: cannot write {output}: {error.strerror}") from error
     print(f"report  {display_path(output)}")

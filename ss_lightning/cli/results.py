@@ -18,12 +18,14 @@ from typing import Any
 from jsonargparse import ArgumentParser
 
 from ss_lightning import plots
-from ss_lightning.cli.folds import SUMMARY, read_summary
-from ss_lightning.cli.report import Run, compared, read_run
 from ss_lightning.errors import DataError, UsageError
-from ss_lightning.files import display_path, write_whole
-from ss_lightning.parsing import parse
-from ss_lightning.runs.callbacks import command_line
+from ss_lightning.files import display_path, save_bytes
+from ss_lightning.parsing import parse_arguments
+from ss_lightning.renamed import with_new_names
+from ss_lightning.runs.configs import comparable_config
+from ss_lightning.runs.reading import FOLDS_SUMMARY, Run, read_folds_summary, read_run
+from ss_lightning.runs.record import command_line
+from ss_lightning.runs.statistics import GroupStatistics, over_groups
 
 _SEED, _LEFT_OUT = "seed_everything", "data.init_args.test_speakers"
 _NEURON, _ESTIMATOR = "model.init_args.neuron", "model.init_args.estimator"
@@ -79,20 +81,20 @@ def read_results(path: Path) -> list[Result]:
         raise UsageError(f"there is no run folder {path}")
     if (path / "config.yaml").is_file():
         return run_results(read_run(path))
-    if (path / SUMMARY).is_file():
+    if (path / FOLDS_SUMMARY).is_file():
         return fold_results(path)
-    inner = sorted(below.parent for below in path.rglob(SUMMARY))
+    inner = sorted(below.parent for below in path.rglob(FOLDS_SUMMARY))
     runs = sorted(config.parent for config in path.rglob("version_*/config.yaml"))
     if not inner and not runs:
         raise UsageError(f"{path} has no run in it. Runs are folders like runs/yinyang/version_0")
-    found = [result for folder in inner for result in _if_whole(fold_results, folder)]
+    found = [result for folder in inner for result in _unless_damaged(fold_results, folder)]
     for run in runs:
         if not any(run.is_relative_to(folder) for folder in inner):
-            found += _if_whole(lambda folder: run_results(read_run(folder)), run)
+            found += _unless_damaged(lambda folder: run_results(read_run(folder)), run)
     return found
 
 
-def _if_whole(read: Callable[[Path], list[Result]], folder: Path) -> list[Result]:
+def _unless_damaged(read: Callable[[Path], list[Result]], folder: Path) -> list[Result]:
     """The results of a folder that nobody named: nothing, and a word about it, where a file in it is damaged."""
     try:
         return read(folder)
@@ -106,19 +108,21 @@ def _read_json(path: Path) -> list[Result]:
     try:
         entries = json.loads(path.read_text())["results"]
         results = [Result(**{name: entry[name] for name in names}) for entry in entries]
-        return [replace(result, config=_telling_apart(result.config)) for result in results]
+        return [replace(result, config=_distinguishing_config(result.config)) for result in results]
     except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
         raise DataError(f"{path} is no file that `results --json` wrote ({type(error).__name__}: {error})") from error
 
 
-def _telling_apart(config: Mapping[str, Any]) -> dict[str, Any]:
+def _distinguishing_config(config: Mapping[str, Any]) -> dict[str, Any]:
     """A flattened config without what changes no result.
 
     What is off (null, false, 0) is not there at all in a run of an earlier version; and an estimator is that of neurons
     of the kind ``single`` only.
     """
-    kept = {key: value for key, value in compared(config).items() if value not in (None, False)}
-    if kept.get(_NEURON) in ("standard", "multi"):
+    kept = {
+        key: value for key, value in comparable_config(with_new_names(config)).items() if value not in (None, False)
+    }
+    if kept.get(_NEURON, "single") != "single":
         kept.pop(_ESTIMATOR, None)
     return kept
 
@@ -147,7 +151,7 @@ def run_results(run: Run, command: str | None = None) -> list[Result]:
     return [
         Result(
             folder=display_path(run.folder),
-            config={k: v for k, v in _telling_apart(run.config).items() if k not in dropped},
+            config={k: v for k, v in _distinguishing_config(run.config).items() if k not in dropped},
             seed=run.config.get(_SEED),
             left_out=None if command is None else run.config[_LEFT_OUT],
             weights=weights,
@@ -166,7 +170,7 @@ def run_results(run: Run, command: str | None = None) -> list[Result]:
 
 def fold_results(folder: Path) -> list[Result]:
     """The results of a folder that ``folds`` has filled."""
-    summary = read_summary(folder) or {}
+    summary = read_folds_summary(folder) or {}
     if summary.get("state") != "finished":
         print(f"note  {display_path(folder)}: not all folds are done; the table has those that are")
     configs = sorted(folder.glob("without_*/version_*/config.yaml"))
@@ -185,7 +189,7 @@ def data_name(config: Mapping[str, Any]) -> str:
     return f"{name} ({folder})" if folder else name
 
 
-def newest(results: Iterable[Result]) -> list[Result]:
+def newest_results(results: Iterable[Result]) -> list[Result]:
     """Results without those that a later run of the same config, seed and fold repeats."""
     kept: dict[str, Result] = {}
     for result in sorted(results, key=lambda result: result.written):
@@ -210,30 +214,19 @@ class Row:
         """The one with the lowest seed."""
         return min(self.results, key=lambda result: (result.seed is None, result.seed or 0))
 
-    def values(self, metric: str) -> list[float]:
-        """One value for each seed, or for each fold its mean over the seeds; empty if nothing was tested."""
-        folds: dict[str, list[float]] = {}
-        for result in self.results:
-            if metric in result.metrics:
-                unit = result.seed if result.left_out is None else result.left_out
-                folds.setdefault(json.dumps(unit), []).append(result.metrics[metric])
-        return [statistics.fmean(found) for found in folds.values()]
-
-    def mean(self, metric: str) -> float:
-        """Mean over seeds or folds; NaN if nothing was tested."""
-        values = self.values(metric)
-        return statistics.fmean(values) if values else math.nan
-
-    def deviation(self, metric: str) -> float:
-        """Standard deviation of the sample of seeds or folds; NaN for fewer than two."""
-        values = self.values(metric)
-        return statistics.stdev(values) if len(values) > 1 else math.nan
+    def over(self, metric: str) -> GroupStatistics:
+        """A metric of the tested results over seeds, or over folds, each fold with its mean over the seeds."""
+        return over_groups(
+            (json.dumps(result.seed if result.left_out is None else result.left_out), result.metrics[metric])
+            for result in self.results
+            if metric in result.metrics
+        )
 
 
 def make_rows(results: Iterable[Result]) -> list[Row]:
     """Put together what differs in its seed or fold only, sorted by the data."""
     groups: dict[str, list[Result]] = {}
-    for result in newest(results):
+    for result in newest_results(results):
         key = json.dumps([result.config, result.left_out is None], sort_keys=True)
         groups.setdefault(key, []).append(result)
     rows = []
@@ -274,7 +267,7 @@ def command_of_all(command: str) -> str:
     return shlex.join(kept)
 
 
-def cells(row: Row) -> dict[str, str]:
+def row_cells(row: Row) -> dict[str, str]:
     """A row of the table: what stands in each column."""
     first, results = row.first, row.results
     seeds = ", ".join(str(seed) for seed in sorted({result.seed for result in results if result.seed is not None}))
@@ -292,28 +285,28 @@ def cells(row: Row) -> dict[str, str]:
         "runs": runs,
         "weights": first.weights or "",
         "test accuracy, %": _accuracy(row),
-        "worst, %": f"{100 * min(row.values('accuracy')):.2f}" if row.values("accuracy") else "",
+        "worst, %": f"{100 * row.over('accuracy').lowest:.2f}" if row.over("accuracy").means else "",
         "hidden spikes": _mean(row, "spikes_per_sample", ".1f"),
         "dead": _mean(row, "dead_fraction", ".1%"),
         "synaptic operations": _mean(row, "synops_per_sample", ",.0f"),
         "parameters": _MISSING if first.parameters is None else f"{first.parameters:,}",
         "seconds": _seconds(results),
-        "machine": _several(result.machine for result in results),
-        "commit": _several(result.commit and _short(result.commit) for result in results),
+        "machine": _joined_values(result.machine for result in results),
+        "commit": _joined_values(result.commit and _short(result.commit) for result in results),
     }
 
 
 def _accuracy(row: Row) -> str:
-    if not row.values("accuracy"):
+    if not row.over("accuracy").means:
         return "not tested"
-    deviation = row.deviation("accuracy")
-    return f"{100 * row.mean('accuracy'):.2f}" + ("" if math.isnan(deviation) else f" ± {100 * deviation:.2f}")
+    deviation = row.over("accuracy").deviation
+    return f"{100 * row.over('accuracy').mean:.2f}" + ("" if math.isnan(deviation) else f" ± {100 * deviation:.2f}")
 
 
 def _mean(row: Row, metric: str, text: str) -> str:
-    if not row.values("accuracy"):
+    if not row.over("accuracy").means:
         return ""
-    return format(row.mean(metric), text) if row.values(metric) else _MISSING
+    return format(row.over(metric).mean, text) if row.over(metric).means else _MISSING
 
 
 def _seconds(results: Sequence[Result]) -> str:
@@ -321,7 +314,7 @@ def _seconds(results: Sequence[Result]) -> str:
     return f"{statistics.fmean(known):,.0f}" if known else _MISSING
 
 
-def _several(values: Iterable[str | None]) -> str:
+def _joined_values(values: Iterable[str | None]) -> str:
     return "; ".join(dict.fromkeys(value or _MISSING for value in values))
 
 
@@ -330,14 +323,14 @@ def _short(commit: str) -> str:
     return digits[:7] + ("-dirty" if dirty else "")
 
 
-def render(rows: Sequence[Row], command: str) -> str:
+def render_results(rows: Sequence[Row], command: str) -> str:
     """The page in Markdown.
 
     Args:
         rows: what stands in the table.
         command: the command that writes this page.
     """
-    table = [cells(row) for row in rows]
+    table = [row_cells(row) for row in rows]
     lines = [list(table[0]), ["---"] * len(table[0]), *(list(line.values()) for line in table)]
     text = "".join("| " + " | ".join(cell.replace("|", r"\|") for cell in line) + " |\n" for line in lines)
     return _PAGE.format(command=command, table=text)
@@ -366,7 +359,7 @@ beside it that were not committed: such a row may not repeat to the digit.
 {table}"""
 
 
-def curve(rows: Sequence[Row]) -> Any:
+def draw_curve(rows: Sequence[Row]) -> Any:
     """Accuracy against hidden spikes, a panel for each data set, a line for networks that differ in their widths only.
 
     Raises:
@@ -374,7 +367,7 @@ def curve(rows: Sequence[Row]) -> Any:
     """
     lines: dict[str, dict[str, list[Row]]] = {}
     for row in rows:
-        if row.values("accuracy") and row.values("spikes_per_sample"):
+        if row.over("accuracy").means and row.over("spikes_per_sample").means:
             title = row.first.data_set + (", left out in folds" if row.first.left_out is not None else "")
             same = {k: v for k, v in row.first.config.items() if k != "model.init_args.hidden"}
             key = json.dumps([same, row.first.weights], sort_keys=True)
@@ -399,12 +392,12 @@ def _names(lines: Mapping[str, list[Row]]) -> list[str]:
     names = [neuron_name(config) for config in configs]
     full = []
     for config, name in zip(configs, names, strict=True):
-        keys = _telling([other for other, same in zip(configs, names, strict=True) if same == name])
+        keys = _distinguishing_keys([other for other, same in zip(configs, names, strict=True) if same == name])
         full.append(", ".join([name, *(f"{key.rpartition('.')[2]}={config.get(key, 'off')}" for key in keys)]))
     return full
 
 
-def _telling(configs: Sequence[Mapping[str, Any]]) -> list[str]:
+def _distinguishing_keys(configs: Sequence[Mapping[str, Any]]) -> list[str]:
     """Keys whose values tell the configs apart: one after the other, each the one that leaves the fewest alike."""
     candidates = sorted(set().union(*configs) - {"model.init_args.hidden"})
     chosen: list[str] = []
@@ -418,11 +411,11 @@ def _telling(configs: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _points(rows: Sequence[Row]) -> plots.Points:
-    ordered = sorted(rows, key=lambda row: row.mean("spikes_per_sample"))
+    ordered = sorted(rows, key=lambda row: row.over("spikes_per_sample").mean)
     return plots.Points(
-        [row.mean("spikes_per_sample") for row in ordered],
-        [row.mean("accuracy") for row in ordered],
-        [row.deviation("accuracy") for row in ordered],
+        [row.over("spikes_per_sample").mean for row in ordered],
+        [row.over("accuracy").mean for row in ordered],
+        [row.over("accuracy").deviation for row in ordered],
         ["-".join(map(str, row.first.config.get("model.init_args.hidden", []))) for row in ordered],
     )
 
@@ -448,24 +441,23 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--out", type=str, default="RESULTS.md", help="the table, in Markdown")
     parser.add_argument("--json", type=str, help="also write the single results to this file")
     parser.add_argument("--curve", type=str, help="also draw accuracy against hidden spikes into this PNG file")
-    options = parse(parser, arguments)
-    results = newest(result for path in options.runs for result in read_results(Path(path)))
+    options = parse_arguments(parser, arguments)
+    results = newest_results(result for path in options.runs for result in read_results(Path(path)))
     if not results:
         raise DataError("no run has come to its end yet, so there are no results")
     rows = make_rows(results)
     command = command_line(["results", *arguments])
-    written = {"out": render(rows, command).encode()}
+    written = {"out": render_results(rows, command).encode()}
     if options.json:
         single = {"command_line": command, "results": [asdict(result) for result in results]}
         written["json"] = (json.dumps(single, indent=1) + "\n").encode()
     if options.curve:
-        written["curve"] = plots.png(curve(rows))
+        written["curve"] = plots.png(draw_curve(rows))
     for option, content in written.items():
         path = Path(options[option])
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            with write_whole(path) as scratch:
-                scratch.write_bytes(content)
+            save_bytes(path, content)
         except OSError as error:
             raise UsageError(f"--{option}: cannot write {path}: {error.strerror}") from error
         print(f"{option:6} {display_path(path)}")

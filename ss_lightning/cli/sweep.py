@@ -6,7 +6,6 @@ that a sweep that was killed goes on where it stopped, and a run folder for each
 
 from __future__ import annotations
 
-import argparse
 import csv
 import json
 import logging
@@ -29,11 +28,12 @@ from lightning.pytorch.callbacks import Callback
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from ss_lightning import plots
-from ss_lightning.cli.lightning_cli import CommandLineCheck, SeveralDevicesError, interactive, run
+from ss_lightning.cli.lightning_cli import CommandLineCheck, SeveralDevicesError, is_interactive, run_command
 from ss_lightning.errors import UsageError
-from ss_lightning.files import display_path
-from ss_lightning.runs.callbacks import numbers
+from ss_lightning.files import display_path, save_bytes, save_text, write_whole
+from ss_lightning.parsing import WordsParser
 from ss_lightning.runs.folders import DEFAULT_ROOT
+from ss_lightning.runs.history import best_epoch, plain_numbers
 
 if TYPE_CHECKING:
     import optuna
@@ -46,14 +46,14 @@ _KEYS = (
 )
 _DISTRIBUTIONS = ("constant", "categorical", "int_uniform", "uniform", "q_uniform", "log_uniform_values")
 # Trials are many: no bars, no pictures and no dashboard unless they are asked for.
-_QUIET = [
+_QUIET_OPTIONS = [
     "--trainer.logger=null",
     "--pictures.every_n_epochs=0",
     "--trainer.enable_progress_bar=false",
     "--trainer.enable_model_summary=false",
 ]
 # What the table tells of a trial beside the metric that is searched by.
-_ALSO = ("val/accuracy", "val/spikes_per_sample", "val/dead_fraction")
+_FURTHER_METRICS = ("val/accuracy", "val/spikes_per_sample", "val/dead_fraction")
 
 
 @dataclass(frozen=True)
@@ -169,12 +169,12 @@ def _plain(value: Any) -> Any:
     return json.dumps(value) if isinstance(value, list | dict) else value
 
 
-def argument(name: str, value: Any) -> str:
+def as_option(name: str, value: Any) -> str:
     """A parameter on the command line, written as W&B writes it."""
     return f"--{name}={value}"
 
 
-def check(sweep: Sweep, extra: Sequence[str]) -> Any:
+def check_sweep(sweep: Sweep, extra: Sequence[str]) -> Any:
     """Parse the command of a sweep with every value that its parameters name.
 
     Args:
@@ -191,14 +191,14 @@ def check(sweep: Sweep, extra: Sequence[str]) -> Any:
         name = word.partition("=")[0].removeprefix("--")
         if name in sweep.space:
             raise UsageError(f"{word}: the sweep file {sweep.path} varies {name} already")
-    base = [*sweep.command, *_QUIET, *extra]
+    base = [*sweep.command, *_QUIET_OPTIONS, *extra]
     checker = CommandLineCheck(base)
     config = checker.config["fit"]
     ends = {name: _named_values(distribution) for name, distribution in sweep.space.items()}
     first = {name: values[0] for name, values in ends.items()}
     for name, values in ends.items():
         for value in values:
-            words = [argument(other, setting) for other, setting in {**first, name: value}.items()]
+            words = [as_option(other, setting) for other, setting in {**first, name: value}.items()]
             try:
                 checker.parse_arguments(checker.parser, [*base, *words])
             except UsageError as error:
@@ -211,7 +211,7 @@ def _named_values(distribution: BaseDistribution) -> list[Any]:
     return list(choices) if choices else [distribution.low, distribution.high]  # type: ignore[attr-defined]
 
 
-def grid(sweep: Sweep) -> dict[str, list[Any]]:
+def grid_values(sweep: Sweep) -> dict[str, list[Any]]:
     """All values of every parameter.
 
     Raises:
@@ -241,7 +241,7 @@ def make_sampler(sweep: Sweep, seed: int, number: int) -> optuna.samplers.BaseSa
 
     if sweep.method == "grid":
         # The seed fixes how the points are numbered, so it is the same for all trials.
-        return samplers.GridSampler(grid(sweep), seed=seed)
+        return samplers.GridSampler(grid_values(sweep), seed=seed)
     make = samplers.RandomSampler if sweep.method == "random" else samplers.TPESampler
     return make(seed=int(np.random.SeedSequence([seed, number]).generate_state(1)[0]))
 
@@ -272,28 +272,34 @@ class TrialProgress(Callback):
         goal: ``maximize`` or ``minimize``.
 
     Attributes:
-        best: metrics of the best epoch.
         pruned: whether the trial was stopped early.
     """
 
     def __init__(self, trial: optuna.Trial, metric: str, goal: str) -> None:
         self.trial = trial
         self.metric = metric
-        self.better = max if goal == "maximize" else min
-        self.best: dict[str, float] = {}
+        self.mode = "max" if goal == "maximize" else "min"
+        self.history: list[dict[str, float]] = []
         self.pruned = False
-        self.epochs = 0
+
+    @property
+    def best(self) -> dict[str, float]:
+        """Metrics of the best epoch so far."""
+        return best_epoch(self.history, self.metric, self.mode)
+
+    @property
+    def epochs(self) -> int:
+        """How many epochs have ended."""
+        return len(self.history)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Report the best value so far."""
-        found = numbers(trainer.callback_metrics)
+        found = plain_numbers(trainer.callback_metrics)
         if self.metric not in found:
             raise UnknownMetricError(
                 f"the sweep searches by {self.metric}, which is not logged; logged are {', '.join(sorted(found))}"
             )
-        self.epochs = trainer.current_epoch + 1
-        if not self.best or self.better(found[self.metric], self.best[self.metric]) != self.best[self.metric]:
-            self.best = found
+        self.history.append(found)
         self.trial.report(self.best[self.metric], self.epochs)
         if self.epochs != trainer.max_epochs and self.trial.should_prune():
             self.pruned = trainer.should_stop = True
@@ -311,13 +317,13 @@ def run_trial(
     Returns:
         What went wrong, empty if nothing did, and the course of the training, if there was one.
     """
-    words = [argument(name, _suggest(trial, name, values)) for name, values in sweep.space.items()]
+    words = [as_option(name, _suggest(trial, name, values)) for name, values in sweep.space.items()]
     progress = TrialProgress(trial, sweep.metric, sweep.goal)
     # What is left of a trial that was killed.
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     try:
-        run([*sweep.command, *_QUIET, *extra, *words], folder, [progress])
+        run_command([*sweep.command, *_QUIET_OPTIONS, *extra, *words], folder, [progress])
     except (UnknownMetricError, SeveralDevicesError):
         raise
     except (UsageError, RuntimeError) as error:  # a network that cannot be built, or does not fit into memory
@@ -344,7 +350,7 @@ def run_sweep(sweep: Sweep, folder: Path, trials: int, seed: int, extra: Sequenc
     """
     import optuna
 
-    config = check(sweep, extra)
+    config = check_sweep(sweep, extra)
     pruner = make_pruner(sweep, config.trainer.max_epochs)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     folder.mkdir(parents=True, exist_ok=True)
@@ -354,15 +360,15 @@ def run_sweep(sweep: Sweep, folder: Path, trials: int, seed: int, extra: Sequenc
     )
     _refuse_another(study, folder, {"sweep": sweep.path.read_text(), "arguments": list(extra), "seed": seed})
     with _trial_bar(trials) as (say, advance):
-        while len(finished(study)) < trials:
-            number = len(finished(study))
+        while len(finished_trials(study)) < trials:
+            number = len(finished_trials(study))
             study.sampler = make_sampler(sweep, seed, number)
             # A trial that was killed is still running in the eyes of the storage: it is the one to go on with.
             killed = [trial for trial in study.trials if not trial.state.is_finished()]
             trial = optuna.Trial(study, killed[0]._trial_id) if killed else study.ask()
             start = time.perf_counter()
             error, progress = run_trial(sweep, trial, folder / f"trial_{trial.number:03d}", extra)
-            _conclude(study, trial, sweep, error, progress)
+            _record_result(study, trial, sweep, error, progress)
             write_tables(sweep, study, folder)
             say(_trial_line(sweep, study.trials[trial.number], trials, time.perf_counter() - start))
             advance()
@@ -380,7 +386,7 @@ def _refuse_another(study: optuna.Study, folder: Path, made_of: dict[str, Any]) 
     study.set_user_attr("made_of", made_of)
 
 
-def _conclude(
+def _record_result(
     study: optuna.Study, trial: optuna.Trial, sweep: Sweep, error: str, progress: TrialProgress | None
 ) -> None:
     """Write the result of a trial into the study."""
@@ -390,7 +396,9 @@ def _conclude(
         trial.set_user_attr("error", error or f"{sweep.metric} is not a number")
         state, value = TrialState.FAIL, None
     else:
-        trial.set_user_attr("metrics", {k: progress.best[k] for k in (sweep.metric, *_ALSO) if k in progress.best})
+        trial.set_user_attr(
+            "metrics", {k: progress.best[k] for k in (sweep.metric, *_FURTHER_METRICS) if k in progress.best}
+        )
         trial.set_user_attr("epochs", progress.epochs)
         state, value = (
             (TrialState.PRUNED, None) if progress.pruned else (TrialState.COMPLETE, progress.best[sweep.metric])
@@ -404,7 +412,7 @@ def _conclude(
             raise
 
 
-def finished(study: optuna.Study) -> list[optuna.trial.FrozenTrial]:
+def finished_trials(study: optuna.Study) -> list[optuna.trial.FrozenTrial]:
     """Trials that came to an end, good or bad, in order."""
     return [trial for trial in study.trials if trial.state.is_finished()]
 
@@ -412,7 +420,7 @@ def finished(study: optuna.Study) -> list[optuna.trial.FrozenTrial]:
 @contextmanager
 def _trial_bar(trials: int) -> Iterator[tuple[Any, Any]]:
     """How to write a line and how to move the bar; without a terminal there is no bar."""
-    if not interactive():
+    if not is_interactive():
         yield (lambda line: print(line, flush=True)), (lambda: None)
         return
     columns = (TextColumn("trials"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
@@ -429,23 +437,23 @@ def _trial_line(sweep: Sweep, trial: optuna.trial.FrozenTrial, trials: int, seco
         parts.append(f"spikes {metrics['val/spikes_per_sample']:.1f}")
     if trial.state.name == "PRUNED":
         parts.append(f"stopped after epoch {trial.user_attrs['epochs']}")
-    settings = " ".join(f"{name.rpartition('.')[2]}={_shown(value)}" for name, value in trial.params.items())
+    settings = " ".join(f"{name.rpartition('.')[2]}={_short_text(value)}" for name, value in trial.params.items())
     return "  ".join([*parts, settings, f"{seconds:.0f} s"])
 
 
-def _shown(value: Any) -> str:
+def _short_text(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 _STATES = {"COMPLETE": "complete", "PRUNED": "stopped early", "FAIL": "failed"}
 
 
-def table(sweep: Sweep, study: optuna.Study) -> tuple[list[str], list[list[Any]]]:
+def trial_table(sweep: Sweep, study: optuna.Study) -> tuple[list[str], list[list[Any]]]:
     """Header and rows of the results, a row per trial."""
-    metrics = list(dict.fromkeys([sweep.metric, *_ALSO]))
+    metrics = list(dict.fromkeys([sweep.metric, *_FURTHER_METRICS]))
     header = ["trial", "state", *sweep.space, *metrics, "epochs"]
     rows = []
-    for trial in finished(study):
+    for trial in finished_trials(study):
         found = trial.user_attrs.get("metrics", {})
         rows.append(
             [trial.number, _STATES[trial.state.name]]
@@ -458,20 +466,20 @@ def table(sweep: Sweep, study: optuna.Study) -> tuple[list[str], list[list[Any]]
 
 def write_tables(sweep: Sweep, study: optuna.Study, folder: Path) -> None:
     """``results.csv`` in the order of the trials, ``results.md`` with the best trial first."""
-    header, rows = table(sweep, study)
-    with (folder / "results.csv").open("w", newline="") as file:
+    header, rows = trial_table(sweep, study)
+    with write_whole(folder / "results.csv") as scratch, scratch.open("w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([header, *rows])
     column = header.index(sweep.metric)
     sign = -1 if sweep.goal == "maximize" else 1
     ranked = sorted(rows, key=lambda row: math.inf if row[column] == "" else sign * row[column])
-    lines = [header, ["---"] * len(header), *([_shown(cell) for cell in row] for row in ranked)]
+    lines = [header, ["---"] * len(header), *([_short_text(cell) for cell in row] for row in ranked)]
     text = "".join("| " + " | ".join(line) + " |\n" for line in lines)
-    (folder / "results.md").write_text(text)
+    save_text(folder / "results.md", text)
 
 
-def draw(sweep: Sweep, study: optuna.Study, folder: Path) -> list[Path]:
+def draw_sweep(sweep: Sweep, study: optuna.Study, folder: Path) -> list[Path]:
     """Pictures of the trials that gave a value: parallel coordinates, and accuracy against spikes."""
-    trials = [trial for trial in finished(study) if "metrics" in trial.user_attrs]
+    trials = [trial for trial in finished_trials(study) if "metrics" in trial.user_attrs]
     metrics = [trial.user_attrs["metrics"] for trial in trials]
     figures = {}
     if len(trials) > 1:
@@ -487,14 +495,8 @@ def draw(sweep: Sweep, study: optuna.Study, folder: Path) -> list[Path]:
         )
     files = [folder / f"{name}.png" for name in figures]
     for file, figure in zip(files, figures.values(), strict=True):
-        file.write_bytes(plots.png(figure))
+        save_bytes(file, plots.png(figure))
     return files
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> Any:
-        """Leave the message to the command line."""
-        raise UsageError(f"sweep: {message}")
 
 
 def main(arguments: list[str]) -> int:
@@ -503,12 +505,11 @@ def main(arguments: list[str]) -> int:
     Raises:
         UsageError: an argument, the file, or a value in it is wrong, or Optuna is missing.
     """
-    parser = _Parser(
-        prog="python -m ss_lightning sweep",
+    parser = WordsParser(
+        "sweep",
         description="Search for good parameters with a Weights & Biases sweep file, on this machine and without W&B. "
         "The same command again goes on with a sweep that was stopped.",
         epilog="All other arguments go to every training: --data.root data --trainer.max_epochs 5",
-        allow_abbrev=False,
     )
     parser.add_argument("file", type=Path, help="sweep file, such as configs/sweeps/yinyang.yaml")
     parser.add_argument("--trials", type=int, help="trials in all; by default run_cap of the file, or the whole grid")
@@ -525,7 +526,7 @@ def main(arguments: list[str]) -> int:
     trials = _number_of_trials(sweep, options.trials)
     folder = options.out or DEFAULT_ROOT / "sweeps" / options.file.stem
     folder.mkdir(parents=True, exist_ok=True)
-    _quiet_trials(optuna)
+    _silence_optuna(optuna)
     try:
         with FileLock(folder / ".lock", timeout=0):
             study = run_sweep(sweep, folder, trials, options.seed, extra)
@@ -535,16 +536,16 @@ def main(arguments: list[str]) -> int:
         print("\nstopped; the same command goes on from here")
         return 130
     files = {"table": folder / "results.csv", "table, best first": folder / "results.md"}
-    files |= {file.stem.replace("_", " "): file for file in draw(sweep, study, folder)}
+    files |= {file.stem.replace("_", " "): file for file in draw_sweep(sweep, study, folder)}
     for name, file in files.items():
         print(f"{name:21} {display_path(file)}")
-    return _last_words(sweep, study, extra)
+    return _print_best(sweep, study, extra)
 
 
 def _number_of_trials(sweep: Sweep, wanted: int | None) -> int:
     trials = wanted if wanted is not None else sweep.run_cap
     if sweep.method == "grid":
-        size = math.prod(len(values) for values in grid(sweep).values())
+        size = math.prod(len(values) for values in grid_values(sweep).values())
         trials = size if trials is None else min(trials, size)
     if trials is None:
         raise UsageError(f"say how many trials to run: --trials N ({sweep.path} has no run_cap)")
@@ -553,7 +554,7 @@ def _number_of_trials(sweep: Sweep, wanted: int | None) -> int:
     return trials
 
 
-def _quiet_trials(optuna: Any) -> None:
+def _silence_optuna(optuna: Any) -> None:
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
     import warnings
@@ -563,14 +564,14 @@ def _quiet_trials(optuna: Any) -> None:
     warnings.filterwarnings("ignore", message=".*reported value is ignored because this `step.*")
 
 
-def _last_words(sweep: Sweep, study: optuna.Study, extra: Sequence[str]) -> int:
-    good = [trial for trial in finished(study) if "metrics" in trial.user_attrs]
+def _print_best(sweep: Sweep, study: optuna.Study, extra: Sequence[str]) -> int:
+    good = [trial for trial in finished_trials(study) if "metrics" in trial.user_attrs]
     if not good:
         print("no trial gave a value")
         return 1
     choose = max if sweep.goal == "maximize" else min
     best = choose(good, key=lambda trial: trial.user_attrs["metrics"][sweep.metric])
-    words = [argument(name, value) for name, value in best.params.items()]
+    words = [as_option(name, value) for name, value in best.params.items()]
     # The file's own command may log to W&B, which this search did without.
     command = shlex.join(["python", "-m", "ss_lightning", *sweep.command, "--trainer.logger=null", *extra, *words])
     print(f"best                  trial {best.number}, {sweep.metric} {best.user_attrs['metrics'][sweep.metric]:.4f}")

@@ -4,30 +4,40 @@ from ss_lightning.data.augment import EventAugmentation, ImageAugmentation
 from ss_lightning.data.binning import bin_events, bin_events_reference
 from ss_lightning.data.cifar10 import CIFAR10Data
 from ss_lightning.data.custom import EventData
-from ss_lightning.data.datamodule import EventDataModule, Splits, Subset
-from ss_lightning.data.images import FashionMNISTData, MNISTData
+from ss_lightning.data.datamodule import EventDataModule
+from ss_lightning.data.dataset import EventDataset, identity
+from ss_lightning.data.download import DownloadedData
+from ss_lightning.data.images import FashionMNISTData, LatencyImages, MNISTData
 from ss_lightning.data.nmnist import NMNISTData
-from ss_lightning.data.shd import SHDData, SSCData
-from ss_lightning.data.store import EventDataset, EventStore, identity
+from ss_lightning.data.samplers import EvaluationSampler, TrainingSampler
+from ss_lightning.data.shd import HeidelbergData, SHDData, SSCData, held_out_speakers
+from ss_lightning.data.splits import Splits, Subset
+from ss_lightning.data.store import EventStore
 from ss_lightning.data.yinyang import YinYangData
 
 __all__ = [
     "CIFAR10Data",
+    "DownloadedData",
+    "EvaluationSampler",
     "EventAugmentation",
     "EventData",
     "EventDataModule",
     "EventDataset",
     "EventStore",
     "FashionMNISTData",
+    "HeidelbergData",
     "ImageAugmentation",
+    "LatencyImages",
     "MNISTData",
     "NMNISTData",
     "SHDData",
     "SSCData",
     "Splits",
     "Subset",
+    "TrainingSampler",
     "YinYangData",
     "bin_events",
     "bin_events_reference",
+    "held_out_speakers",
     "identity",
 ]

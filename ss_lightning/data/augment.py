@@ -21,7 +21,7 @@ from typing import TypeVar
 import numpy as np
 import torch
 
-from ss_lightning.data.arguments import fraction, number, whole_number
+from ss_lightning.data.argument_checks import checked_fraction, checked_number, checked_whole_number
 from ss_lightning.data.store import EventStore
 from ss_lightning.errors import UsageError
 from ss_lightning.jit import compiled_when_called
@@ -44,20 +44,20 @@ class EventAugmentation:
     learning with EventProp in spiking neural networks", arXiv:2212.01232.
 
     Args:
-        unit_shift: All units of a sample are shifted alike, by up to this many channels up or down; events that leave
+        unit_shift: all units of a sample are shifted alike, by up to this many channels up or down; events that leave
             the range are dropped. On a camera: by up to this many pixels, along x and along y.
-        time_stretch: The times of a sample are multiplied by a factor between 1 / (1 + s) and 1 + s, log-uniform.
-        time_shift_ms: All times of a sample are shifted by up to this many milliseconds, earlier or later; what would
+        time_stretch: the times of a sample are multiplied by a factor between 1 / (1 + s) and 1 + s, log-uniform.
+        time_shift_ms: all times of a sample are shifted by up to this many milliseconds, earlier or later; what would
             lie before 0 is dropped.
-        jitter_ms: Each event is shifted on its own: the standard deviation, in milliseconds, of a normal distribution
+        jitter_ms: each event is shifted on its own: the standard deviation, in milliseconds, of a normal distribution
             (of 4,096 values).
-        unit_dropout: Probability that a unit is silent in a sample.
-        loudness: Each event is kept with a probability that is drawn for the sample, from 1 - loudness to 1.
-        blend: Probability that a sample is blended with another training sample of its class: half of the events of
+        unit_dropout: probability that a unit is silent in a sample.
+        loudness: each event is kept with a probability that is drawn for the sample, from 1 - loudness to 1.
+        blend: probability that a sample is blended with another training sample of its class: half of the events of
             each of the two, chosen at random, the mean time of the other moved to that of the sample.
 
     Raises:
-        UsageError: An argument is out of range.
+        UsageError: an argument is out of range.
     """
 
     unit_shift: int = 0
@@ -69,12 +69,12 @@ class EventAugmentation:
     blend: float = 0.0
 
     def __post_init__(self) -> None:
-        whole_number("augment.unit_shift", self.unit_shift, least=0)
+        checked_whole_number("augment.unit_shift", self.unit_shift, least=0)
         for name in ("time_stretch", "time_shift_ms", "jitter_ms"):
-            number(f"augment.{name}", getattr(self, name))
-        fraction("augment.unit_dropout", self.unit_dropout)
-        fraction("augment.loudness", self.loudness)
-        number("augment.blend", self.blend, most=1)
+            checked_number(f"augment.{name}", getattr(self, name))
+        checked_fraction("augment.unit_dropout", self.unit_dropout)
+        checked_fraction("augment.loudness", self.loudness)
+        checked_number("augment.blend", self.blend, most=1)
 
 
 UNCHANGED = EventAugmentation()
@@ -85,13 +85,13 @@ class ImageAugmentation:
     """How training images are changed at random; the defaults change nothing.
 
     Args:
-        shift: The image is moved by up to this many pixels along x and along y; what comes in is black.
-        flip: Every second image is mirrored left to right.
-        erase: Probability that a rectangle is made black: 2 to 33 % of the image, 0.3 to 3.3 times as high as wide
+        shift: the image is moved by up to this many pixels along x and along y; what comes in is black.
+        flip: every second image is mirrored left to right.
+        erase: probability that a rectangle is made black: 2 to 33 % of the image, 0.3 to 3.3 times as high as wide
             (Zhong et al., "Random erasing data augmentation", arXiv:1708.04896).
 
     Raises:
-        UsageError: An argument is out of range.
+        UsageError: an argument is out of range.
     """
 
     shift: int = 0
@@ -99,8 +99,8 @@ class ImageAugmentation:
     erase: float = 0.0
 
     def __post_init__(self) -> None:
-        whole_number("augment.shift", self.shift, least=0)
-        number("augment.erase", self.erase, most=1)
+        checked_whole_number("augment.shift", self.shift, least=0)
+        checked_number("augment.erase", self.erase, most=1)
 
 
 UNCHANGED_IMAGES = ImageAugmentation()
@@ -110,12 +110,12 @@ def checked_augmentation(augment: T, kind: type[T], input_shape: tuple[int, ...]
     """``augment`` if it can change samples of this shape.
 
     Args:
-        augment: What is done.
-        kind: The class that it must be of.
-        input_shape: Shape of one step of input.
+        augment: what is done.
+        kind: the class that it must be of.
+        input_shape: shape of one step of input.
 
     Raises:
-        UsageError: It is no ``kind``, or may move a sample out of sight.
+        UsageError: it is no ``kind``, or may move a sample out of sight.
     """
     if not isinstance(augment, kind):
         raise UsageError(f"augment is {augment!r}; expected an {kind.__name__}.")
@@ -137,7 +137,7 @@ def random_words(key: np.ndarray, index: np.ndarray | int) -> np.ndarray:
 
     Args:
         key: uint64, one or more axes.
-        index: Which word of its stream, zero or more; broadcast against ``key``.
+        index: which word of its stream, zero or more; broadcast against ``key``.
 
     Returns:
         uint64, each bit of it 1 with probability 1/2.
@@ -190,7 +190,7 @@ def augment_events_reference(
         stretch: float64 ``[B]``, the factor of the times.
         delay: float64 ``[B]``, added to the times, in their unit.
         moved: int32 ``[B, N]``, what each unit becomes; below 0 its events are dropped.
-        jitter: Standard deviation of what is added to the time of each event, in the unit of ``times``.
+        jitter: standard deviation of what is added to the time of each event, in the unit of ``times``.
         keys: uint64 ``[B]``, the streams of the events: word ``i`` is that of event ``i`` of sample and partner, its
             lower half decides whether the event stays, its upper 12 bits choose ``z``.
 
@@ -298,7 +298,7 @@ def moved_units(input_shape: tuple[int, ...], right: np.ndarray, down: np.ndarra
     """What the units of a sensor become when all of it moves.
 
     Args:
-        input_shape: Its axes; ``x`` is the last of them and ``y``, if there is one, the last but one.
+        input_shape: its axes; ``x`` is the last of them and ``y``, if there is one, the last but one.
         right: int64 ``[B]``, added to ``x``.
         down: int64 ``[B]``, added to ``y``; without effect if there is one axis only.
 
@@ -319,7 +319,15 @@ def moved_units(input_shape: tuple[int, ...], right: np.ndarray, down: np.ndarra
 
 
 class EventAugmenter:
-    """Draws what each sample of a batch gets, and changes its events."""
+    """Draws what each sample of a batch gets, and changes its events.
+
+    Args:
+        augment: what is done.
+        store: the data.
+        samples: int64 ``[S']``, the training samples.
+        step_ms: length of a step in milliseconds.
+        units_per_input: how many neighbouring units are merged into one, after the shift.
+    """
 
     def __init__(
         self,
@@ -328,21 +336,12 @@ class EventAugmenter:
         samples: np.ndarray,
         *,
         step_ms: float,
-        unit_bin: int = 1,
+        units_per_input: int = 1,
     ) -> None:
-        """Group the samples by class, for blending.
-
-        Args:
-            augment: What is done.
-            store: The data.
-            samples: int64 ``[S']``, the training samples.
-            step_ms: Length of a step in milliseconds.
-            unit_bin: How many neighbouring units are merged into one, after the shift.
-        """
         self.augment = augment
         self.store = store
         self.samples = samples
-        self.unit_bin = unit_bin
+        self.units_per_input = units_per_input
         self.per_ms = store.step_length(step_ms) / step_ms
         self._labels = store.labels[samples]
         self._by_class = np.argsort(self._labels, kind="stable")
@@ -352,13 +351,13 @@ class EventAugmenter:
         self._rank[self._by_class] = np.arange(len(samples)) - self._begin[self._labels[self._by_class]]
 
     def __call__(self, numbers: np.ndarray, keys: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """See :data:`~ss_lightning.data.store.Augmenter`."""
+        """See :data:`~ss_lightning.data.dataset.Augmenter`."""
         augment = self.augment
         streams = random_words(keys.astype(np.uint64), numbers)
         drawn = _uniform(random_words(streams[:, None], np.arange(7)))
         up_to = 2 * augment.unit_shift + 1
         right, down = (np.floor(drawn[:, axis] * up_to).astype(np.int64) - augment.unit_shift for axis in (0, 1))
-        moved = moved_units(self.store.input_shape, right, down) // self.unit_bin
+        moved = moved_units(self.store.input_shape, right, down) // self.units_per_input
         if augment.unit_dropout:
             unit_streams = random_words(streams, 8)
             silent = _uniform(random_words(unit_streams[:, None], np.arange(moved.shape[1]))) < augment.unit_dropout
@@ -408,7 +407,7 @@ def augment_images(
         right: int64 ``[B]``, pixels to the right.
         down: int64 ``[B]``, pixels down.
         boxes: int64 ``[B, 4]``, the rectangle: top, left, height and width, in pixels.
-        background: The value of pixels that come in or are erased.
+        background: the value of pixels that come in or are erased.
 
     Returns:
         ``[B, C, H, W]``, of the type of ``images``.
@@ -431,20 +430,19 @@ def augment_images(
 
 
 class ImageAugmenter:
-    """Draws what each image of a batch gets, and changes it."""
+    """Draws what each image of a batch gets, and changes it.
+
+    Args:
+        augment: what is done.
+        store: images ``(C, H, W)`` as a latency code, in steps.
+        samples: int64 ``[S']``, the training samples.
+        num_steps: ``T``, steps of the grid.
+        silent: a black pixel never fires; otherwise it fires at step ``T - 1``.
+    """
 
     def __init__(
         self, augment: ImageAugmentation, store: EventStore, samples: np.ndarray, *, num_steps: int, silent: bool
     ) -> None:
-        """Remember what to do.
-
-        Args:
-            augment: What is done.
-            store: Images ``(C, H, W)`` as a latency code, in steps.
-            samples: int64 ``[S']``, the training samples.
-            num_steps: ``T``, steps of the grid.
-            silent: A black pixel never fires; otherwise it fires at step ``T - 1``.
-        """
         self.augment = augment
         self.store = store
         self.samples = samples
@@ -453,7 +451,7 @@ class ImageAugmenter:
         self.background = num_steps if silent else num_steps - 1
 
     def __call__(self, numbers: np.ndarray, keys: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """See :data:`~ss_lightning.data.store.Augmenter`."""
+        """See :data:`~ss_lightning.data.dataset.Augmenter`."""
         augment, size = self.augment, len(numbers)
         _, height, width = self.store.input_shape
         streams = random_words(keys.astype(np.uint64), numbers)

@@ -7,7 +7,7 @@ in the unit of ``times``. With ``t`` the time of an event, computed in float64::
     step(t) = floor(t / step_length)          events with step(t) >= num_steps are dropped
 
 so an event exactly on a grid line belongs to the step that begins there. Neighbouring units can be merged:
-``unit // unit_bin`` takes the place of ``unit``.
+``unit // units_per_input`` takes the place of ``unit``.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def bin_events_reference(
     step_length: float,
     num_units: int,
     binning: Binning = "binary",
-    unit_bin: int = 1,
+    units_per_input: int = 1,
     in_order: bool = True,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Bin the events of a batch with plain NumPy.
@@ -42,17 +42,17 @@ def bin_events_reference(
         offsets: int64 ``[S + 1]``, where each sample of the data set begins.
         samples: int64 ``[B]``, the samples of the batch.
         num_steps: ``T``, steps of the grid.
-        step_length: Length of a step, in the unit of ``times``.
+        step_length: length of a step, in the unit of ``times``.
         num_units: ``N``.
         binning: ``"binary"``: a unit counts once per step however often it fired; ``"count"``: every event
             counts.
-        unit_bin: How many neighbouring units are merged into one; the last one may consist of fewer.
-        in_order: The events of each sample are known to lie in order of time, which saves the fast function a
+        units_per_input: how many neighbouring units are merged into one; the last one may consist of fewer.
+        in_order: the events of each sample are known to lie in order of time, which saves the fast function a
             pass; this one does not need to know.
 
     Returns:
-        ``units`` int32 ``[E']``, in ``[0, ceil(num_units / unit_bin))``, and ``offsets`` int32 ``[B * T + 1]`` of an
-        :class:`~ss_lightning.events.EventBatch`. The order of units inside one step is not defined: this
+        ``units`` int32 ``[E']``, in ``[0, ceil(num_units / units_per_input))``, and ``offsets`` int32 ``[B * T + 1]``
+        of an :class:`~ss_lightning.events.EventBatch`. The order of units inside one step is not defined: this
         function gives them in rising order, the fast one as they come.
     """
     begin = offsets[samples]
@@ -63,7 +63,7 @@ def bin_events_reference(
     step = np.floor(times[event].astype(np.float64) / step_length)
     inside = step < num_steps
     row = sample[inside] * num_steps + step[inside].astype(np.int64)
-    unit = units[event][inside].astype(np.int64) // unit_bin
+    unit = units[event][inside].astype(np.int64) // units_per_input
     key = np.sort(row * num_units + unit)
     if binning == "binary":
         key = key[np.diff(key, prepend=-1) != 0]  # np.unique gives the same, ten times slower
@@ -187,7 +187,7 @@ def bin_events(
     step_length: float,
     num_units: int,
     binning: Binning = "binary",
-    unit_bin: int = 1,
+    units_per_input: int = 1,
     in_order: bool = True,
 ) -> tuple[np.ndarray, np.ndarray]:
     """:func:`bin_events_reference` in compiled passes, one if the events are ``in_order``, O(events + B * T).
@@ -196,7 +196,7 @@ def bin_events(
     order of the events.
     """
     loop = _bin_events_loop if in_order else _bin_unordered_loop
-    group = (np.arange(num_units) // unit_bin).astype(np.int32)
+    group = (np.arange(num_units) // units_per_input).astype(np.int32)
     return loop(times, units, offsets, samples, num_steps, float(step_length), group, binning == "binary")
 
 
@@ -210,7 +210,7 @@ def dense_spikes(
         offsets: int32 ``[B * T + 1]``, from :func:`bin_events`.
         num_steps: ``T``.
         num_units: ``N``.
-        binning: How the events were binned.
+        binning: how the events were binned.
 
     Returns:
         uint8 ``[T, B, N]``. A count beyond 255 wraps round.

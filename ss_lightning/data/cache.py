@@ -14,7 +14,8 @@ from pathlib import Path
 import platformdirs
 from filelock import FileLock
 
-from ss_lightning.data.store import FORMAT_VERSION, EventStore
+from ss_lightning.data.storage import FORMAT_VERSION
+from ss_lightning.data.store import EventStore
 from ss_lightning.errors import DataError
 
 
@@ -34,9 +35,9 @@ def preparation_lock(folder: Path, subject: Path) -> Iterator[bool]:
     """Hold the one lock for preparing ``subject``; other processes wait here.
 
     Args:
-        folder: The cache folder, made if it is missing; the lock file lies there because ``subject`` may be
+        folder: the cache folder, made if it is missing; the lock file lies there because ``subject`` may be
             read-only.
-        subject: The folder of source files that is being prepared.
+        subject: the folder of source files that is being prepared.
 
     Yields:
         Whether the lock is held; False if the cache folder cannot be written.
@@ -52,21 +53,6 @@ def preparation_lock(folder: Path, subject: Path) -> Iterator[bool]:
         yield True
     finally:
         lock.release()
-
-
-@contextmanager
-def download_folder(target: Path) -> Iterator[Path]:
-    """A folder beside ``target`` to download to, so that only whole files are ever moved to ``target``.
-
-    Call it under :func:`preparation_lock`. What a download that was killed has left there is removed.
-    """
-    folder = target.with_name(f".{target.name}.download")
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def cached_stores(
@@ -85,11 +71,11 @@ def cached_stores(
     If the cache cannot be written, there is one warning and the stores stay in memory.
 
     Args:
-        folder: The cache folder.
-        sources: The source file of each store, or the folder of its files.
-        build: Makes the parts of a store from its source, which are written to the cache one by one.
-        writable: Whether the cache may be written.
-        settings: What else the stores depend on.
+        folder: the cache folder.
+        sources: the source file of each store, or the folder of its files.
+        build: makes the parts of a store from its source, which are written to the cache one by one.
+        writable: whether the cache may be written.
+        settings: what else the stores depend on.
 
     Returns:
         The stores under the names of their sources.

@@ -5,48 +5,43 @@ Source: Krizhevsky, "Learning multiple layers of features from tiny images", 200
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ss_lightning.data.cache import cache_folder, download_folder, preparation_lock
+from ss_lightning.data.download import fetch_missing
 from ss_lightning.data.images import Images, LatencyImages
 from ss_lightning.errors import DataError
+from ss_lightning.signatures import passes_on_to
 
 
+@passes_on_to(LatencyImages)
 class CIFAR10Data(LatencyImages):
     """CIFAR-10: 50,000 training and 10,000 test images of 32 x 32 pixels in three colours, 10 classes.
 
     The files are the official ones for Python, in ``<root>/cifar-10-batches-py``.
+
+    Args:
+        root: folder that has, or gets, the folder cifar-10-batches-py. It may be read-only if the files are there.
+        num_steps: steps of the time grid, ``T``. Value v fires at step ``(255 - v) * (T - 1) // 255``.
     """
 
     names = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
     image_shape = (3, 32, 32)
 
-    def __init__(self, root: str = "data", num_steps: int = 4, **kwargs: Any) -> None:
-        """Check the arguments; no file is touched.
-
-        Args:
-            root: Folder that has, or gets, the folder cifar-10-batches-py.
-            num_steps: Steps of the time grid, ``T``. Value v fires at step ``(255 - v) * (T - 1) // 255``.
-            kwargs: The other arguments of LatencyImages and EventDataModule.
-
-        Raises:
-            UsageError: An argument is out of range.
-        """
-        super().__init__(root=root, num_steps=num_steps, **kwargs)
+    def __init__(self, root: str = "data", num_steps: int = 4, **options: Any) -> None:
+        super().__init__(root=root, num_steps=num_steps, **options)
 
     def load_images(self) -> tuple[Images, Images]:
         """See :meth:`~ss_lightning.data.images.LatencyImages.load_images`."""
         from torchvision.datasets import CIFAR10
 
-        root = Path(self.root).expanduser()
-        with preparation_lock(cache_folder(self.cache_dir), root / CIFAR10.base_folder):
-            self._fetch(root / CIFAR10.base_folder)
+        folder = self.root_path / CIFAR10.base_folder
+        with self.preparation_lock(folder):
+            self._fetch(folder)
         # The files are pickled: torchvision opens them only if their checksums are the official ones.
-        train, test = (CIFAR10(str(root), train=part) for part in (True, False))
+        train, test = (CIFAR10(str(self.root_path), train=part) for part in (True, False))
         return _channels_first(train), _channels_first(test)
 
     def _fetch(self, folder: Path) -> None:
@@ -54,24 +49,21 @@ class CIFAR10Data(LatencyImages):
         from torchvision.datasets import CIFAR10
         from torchvision.datasets.utils import check_integrity
 
+        def get(scratch: Path) -> Path:
+            CIFAR10(str(scratch), download=True)
+            return scratch / CIFAR10.base_folder
+
         checksums = dict([*CIFAR10.train_list, *CIFAR10.test_list, (CIFAR10.meta["filename"], CIFAR10.meta["md5"])])
-        missing = [name for name in checksums if not (folder / name).is_file()]
-        reason = "download is off"
-        if missing and self.download:
-            try:
-                with download_folder(folder) as scratch:
-                    CIFAR10(str(scratch), download=True)
-                    folder.mkdir(parents=True, exist_ok=True)
-                    for name in missing:
-                        os.replace(scratch / CIFAR10.base_folder / name, folder / name)
-                missing = []
-            except Exception as error:  # whatever stopped it, the way out is the same
-                reason = f"the download failed: {type(error).__name__}: {error}"
-        if missing:
-            raise DataError(
-                f"{folder}: {', '.join(missing)} missing ({reason}). Unpack {CIFAR10.url} there, or set root to the "
+        fetch_missing(
+            [folder / name for name in checksums],
+            get,
+            target=folder,
+            download=self.download,
+            message=lambda missing, reason: (
+                f"{folder}: {missing} missing ({reason}). Unpack {CIFAR10.url} there, or set root to the "
                 f"folder that has {CIFAR10.base_folder}/."
-            )
+            ),
+        )
         for name, checksum in checksums.items():
             if not check_integrity(str(folder / name), checksum):
                 raise DataError(

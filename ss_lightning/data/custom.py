@@ -8,21 +8,33 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ss_lightning.data.arguments import fraction, whole_number
+from ss_lightning.data.argument_checks import checked_fraction, checked_whole_number
 from ss_lightning.data.augment import UNCHANGED, EventAugmentation, checked_augmentation
-from ss_lightning.data.datamodule import EventDataModule, Splits, Subset, split_off
+from ss_lightning.data.datamodule import EventDataModule
+from ss_lightning.data.splits import Splits, Subset
 from ss_lightning.data.store import EventStore, TimeUnit, with_common_classes
 from ss_lightning.errors import DataError, UsageError
+from ss_lightning.signatures import passes_on_to, passes_options_to
 
 Recordings = tuple[Sequence[ArrayLike], Sequence[ArrayLike], ArrayLike]
 
 
+@passes_on_to(EventDataModule)
 class EventData(EventDataModule):
-    """Any events as a data module, for example from lists of arrays::
+    """Any events as a data module: from arrays, from a tonic data set, or from stores.
 
-    data = EventData.from_arrays(
-        train=(times, units, labels), test=(times, units, labels), num_units=64, num_steps=200, step_ms=5
-    )
+    Build one with :meth:`from_arrays` or :meth:`from_tonic`; the constructor takes stores that are ready.
+
+    Args:
+        train: training data.
+        test: test data.
+        val: validation data; if not given, ``val_fraction`` of the training samples are held out.
+        val_fraction: share of the training samples to hold out; 0 for no validation set.
+        seed: seed of the choice of validation samples.
+        augment: how the training samples are changed at random.
+
+    Raises:
+        UsageError: an argument is out of range, or the stores differ in units or classes.
     """
 
     def __init__(
@@ -33,24 +45,9 @@ class EventData(EventDataModule):
         val_fraction: float = 0.1,
         seed: int = 0,
         augment: EventAugmentation = UNCHANGED,
-        **kwargs: Any,
+        **options: Any,
     ) -> None:
-        """Take stores that are ready.
-
-        Args:
-            train: Training data.
-            test: Test data.
-            val: Validation data; if not given, ``val_fraction`` of the training samples are held out.
-            val_fraction: Share of the training samples to hold out; 0 for no validation set.
-            seed: Seed of the choice of validation samples.
-            augment: How the training samples are changed at random.
-            kwargs: The arguments of EventDataModule: num_steps, step_ms, batch_size, binning, input,
-                num_workers, pin_memory.
-
-        Raises:
-            UsageError: An argument is out of range, or the stores differ in units or classes.
-        """
-        super().__init__(**kwargs)
+        super().__init__(**options)
         for name, store in (("test", test), ("val", val)):
             for size in ("num_units", "num_classes", "input_shape"):
                 if store is not None and getattr(store, size) != getattr(train, size):
@@ -60,18 +57,20 @@ class EventData(EventDataModule):
                     )
         self.augment = checked_augmentation(augment, EventAugmentation, train.input_shape)
         self.train, self.test, self.val = train, test, val
-        self.val_fraction = fraction("val_fraction", val_fraction)
-        self.seed = whole_number("seed", seed, least=0)
+        self.val_fraction = checked_fraction("val_fraction", val_fraction)
+        self.seed = checked_whole_number("seed", seed, least=0)
+
+    def _known_sizes(self) -> dict[str, Any]:
+        return {"classes": self.train.num_classes, "units": self.train.num_units}
 
     def load_splits(self) -> Splits:
         """The stores as given, or a random part of the training samples as the validation set."""
-        test = None if self.test is None else Subset(self.test)
-        if self.val is not None:
-            return Splits(Subset(self.train), Subset(self.val), test)
-        kept, held_out = split_off(len(self.train), self.val_fraction, self.seed)
-        return Splits(Subset(self.train, kept), Subset(self.train, held_out) if len(held_out) else None, test)
+        if self.val is None:
+            return Splits.held_out(self.train, self.test, self.val_fraction, self.seed)
+        return Splits(Subset(self.train), Subset(self.val), None if self.test is None else Subset(self.test))
 
     @classmethod
+    @passes_options_to(EventDataModule)
     def from_arrays(
         cls,
         train: Recordings,
@@ -86,41 +85,58 @@ class EventData(EventDataModule):
         input_shape: tuple[int, ...] | None = None,
         class_names: Sequence[str] | None = None,
         allow_empty: bool = False,
-        **kwargs: Any,
+        val_fraction: float = 0.1,
+        seed: int = 0,
+        augment: EventAugmentation = UNCHANGED,
+        **options: Any,
     ) -> EventData:
         """Build from lists of arrays.
 
         Args:
             train: ``(times, units, labels)``: one array of times and one of units per sample, and one label
                 per sample.
-            test: The same for the test set.
-            val: The same for the validation set; if not given, see ``val_fraction`` of the constructor.
-            num_units: Number of input units; units are whole numbers in ``[0, num_units)``.
-            num_steps: Steps of the time grid, which begins at 0.
-            step_ms: Length of a step in milliseconds.
-            time_unit: Unit of the times: "s", "ms" or "us".
-            num_classes: Number of classes; if not given, the highest label of all parts + 1.
-            input_shape: Shape of one step of input; ``(num_units,)`` if not given.
-            class_names: One name per class.
-            allow_empty: Accept samples without any event.
-            kwargs: The other arguments of the constructor and of EventDataModule.
+            test: the same for the test set.
+            val: the same for the validation set; if not given, ``val_fraction`` of the training samples.
+            num_units: number of input units; units are whole numbers in ``[0, num_units)``.
+            num_steps: steps of the time grid, which begins at 0.
+            step_ms: length of a step in milliseconds.
+            time_unit: unit of the times: "s", "ms" or "us".
+            num_classes: number of classes; if not given, the highest label of all parts + 1.
+            input_shape: shape of one step of input; ``(num_units,)`` if not given.
+            class_names: one name per class.
+            allow_empty: accept samples without any event.
+            val_fraction: share of the training samples to hold out where ``val`` is not given; 0 for no validation set.
+            seed: seed of the choice of validation samples.
+            augment: how the training samples are changed at random.
 
         Raises:
-            DataError: An event, label or sample is not valid; the message has the part and the sample.
-            UsageError: An argument is out of range.
+            DataError: an event, label or sample is not valid; the message has the part and the sample.
+            UsageError: an argument is out of range.
+
+        Example:
+            Thirty recordings of four channels, each with five events in the first 100 ms.
+
+            >>> import numpy as np
+            >>> from ss_lightning.data import EventData
+            >>> rng = np.random.default_rng(0)
+            >>> times = [np.sort(rng.random(5) * 0.1) for _ in range(30)]
+            >>> units = [rng.integers(0, 4, 5) for _ in range(30)]
+            >>> labels = np.arange(30) % 2
+            >>> train = (times, units, labels)
+            >>> data = EventData.from_arrays(train, num_units=4, num_steps=50, step_ms=2, batch_size=9, binning="count")
+            >>> data.prepare_data()
+            >>> data
+            EventData(classes=2, units=4, steps=50, step_ms=2, train=27, val=3, test=0)
+            >>> events, labels = next(iter(data.train_dataloader()))
+            >>> events
+            EventBatch(shape=(50, 9, 4), events=45)
         """
-        parts = {"train": train, "test": test, "val": val}
-        stores: dict[str, EventStore] = {}
-        for name, part in parts.items():
-            if part is None:
-                continue
+        stores = {}
+        for name, part in _given_parts(train, test, val):
             if len(part) != 3:
                 raise UsageError(f"{name} has {len(part)} items; expected 3: (times, units, labels).")
-            times, units, labels = part
             stores[name] = EventStore.from_arrays(
-                times,
-                units,
-                labels,
+                *part,
                 num_units=num_units,
                 time_unit=time_unit,
                 num_classes=num_classes,
@@ -129,14 +145,16 @@ class EventData(EventDataModule):
                 allow_empty=allow_empty,
                 source=name,
             )
-        return cls._from_stores(stores, num_steps=num_steps, step_ms=step_ms, **kwargs)
+        options |= {"num_steps": num_steps, "step_ms": step_ms, "augment": augment}
+        return cls._from_stores(stores, val_fraction=val_fraction, seed=seed, **options)
 
     @classmethod
+    @passes_options_to(EventDataModule)
     def from_tonic(
         cls,
-        train_set: Any,
-        test_set: Any = None,
-        val_set: Any = None,
+        train: Any,
+        test: Any = None,
+        val: Any = None,
         *,
         num_steps: int,
         step_ms: float,
@@ -144,28 +162,33 @@ class EventData(EventDataModule):
         sensor_size: tuple[int, int, int] | None = None,
         class_names: Sequence[str] | None = None,
         allow_empty: bool = False,
-        **kwargs: Any,
+        val_fraction: float = 0.1,
+        seed: int = 0,
+        augment: EventAugmentation = UNCHANGED,
+        **options: Any,
     ) -> EventData:
         """Build from tonic data sets without a transform, which are read whole, once.
 
         Args:
-            train_set: Sequence of ``(events, label)``; ``events`` is a structured array with fields t
+            train: sequence of ``(events, label)``; ``events`` is a structured array with fields t
                 (microseconds), x, and optionally y and p. Unit index: ``(p * H + y) * W + x``.
-            test_set: The same for the test set.
-            val_set: The same for the validation set; if not given, see ``val_fraction`` of the constructor.
-            num_steps: Steps of the time grid, which begins at 0.
-            step_ms: Length of a step in milliseconds.
-            merge_polarity: Ignore p, so that both polarities of a pixel are one unit.
-            sensor_size: ``(W, H, P)``; that of ``train_set`` if not given.
-            class_names: One name per class; the class numbers if not given.
-            allow_empty: Accept samples without any event.
-            kwargs: The other arguments of the constructor and of EventDataModule.
+            test: the same for the test set.
+            val: the same for the validation set; if not given, ``val_fraction`` of the training samples.
+            num_steps: steps of the time grid, which begins at 0.
+            step_ms: length of a step in milliseconds.
+            merge_polarity: ignore p, so that both polarities of a pixel are one unit.
+            sensor_size: ``(W, H, P)``; that of ``train`` if not given.
+            class_names: one name per class; the class numbers if not given.
+            allow_empty: accept samples without any event.
+            val_fraction: share of the training samples to hold out where ``val`` is not given; 0 for no validation set.
+            seed: seed of the choice of validation samples.
+            augment: how the training samples are changed at random.
 
         Raises:
-            DataError: An event, label or sample is not valid; the message has the part and the sample.
-            UsageError: An argument is out of range, or the sensor size is not known.
+            DataError: an event, label or sample is not valid; the message has the part and the sample.
+            UsageError: an argument is out of range, or the sensor size is not known.
         """
-        size = sensor_size if sensor_size is not None else getattr(train_set, "sensor_size", None)
+        size = sensor_size if sensor_size is not None else getattr(train, "sensor_size", None)
         if size is None or len(size) != 3:
             raise UsageError(
                 f"sensor_size is {size!r}; expected (width, height, polarities). Pass sensor_size=(W, H, P)."
@@ -174,16 +197,10 @@ class EventData(EventDataModule):
         if merge_polarity:
             polarities = 1
         one_line = height == 1 and polarities == 1
-        parts = {"train": train_set, "test": test_set, "val": val_set}
-        stores: dict[str, EventStore] = {}
-        for name, part in parts.items():
-            if part is None:
-                continue
-            times, units, labels = _read_tonic(part, name, (width, height, polarities))
+        stores = {}
+        for name, part in _given_parts(train, test, val):
             stores[name] = EventStore.from_arrays(
-                times,
-                units,
-                labels,
+                *_read_tonic(part, name, (width, height, polarities)),
                 num_units=width * height * polarities,
                 time_unit="us",
                 input_shape=(width,) if one_line else (polarities, height, width),
@@ -191,12 +208,17 @@ class EventData(EventDataModule):
                 allow_empty=allow_empty,
                 source=name,
             )
-        return cls._from_stores(stores, num_steps=num_steps, step_ms=step_ms, **kwargs)
+        options |= {"num_steps": num_steps, "step_ms": step_ms, "augment": augment}
+        return cls._from_stores(stores, val_fraction=val_fraction, seed=seed, **options)
 
     @classmethod
-    def _from_stores(cls, stores: dict[str, EventStore], **kwargs: Any) -> EventData:
+    def _from_stores(cls, stores: dict[str, EventStore], **options: Any) -> EventData:
         stores = with_common_classes(stores)
-        return cls(stores["train"], stores.get("test"), stores.get("val"), **kwargs)
+        return cls(stores["train"], stores.get("test"), stores.get("val"), **options)
+
+
+def _given_parts(train: Any, test: Any, val: Any) -> list[tuple[str, Any]]:
+    return [(name, part) for name, part in (("train", train), ("test", test), ("val", val)) if part is not None]
 
 
 def _read_tonic(part: Any, name: str, size: tuple[int, int, int]) -> tuple[list[np.ndarray], list[np.ndarray], list]:

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import gzip
 import math
-import os
 import zlib
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
-from ss_lightning.data.arguments import fraction, one_of, whole_number
+from ss_lightning.data.argument_checks import checked_choice, checked_fraction, checked_whole_number
 from ss_lightning.data.augment import UNCHANGED_IMAGES, ImageAugmentation, ImageAugmenter, checked_augmentation
-from ss_lightning.data.cache import cache_folder, download_folder, preparation_lock
-from ss_lightning.data.datamodule import EventDataModule, Splits, Subset, split_off
-from ss_lightning.data.store import Augmenter, EventStore
+from ss_lightning.data.dataset import Augmenter
+from ss_lightning.data.download import DownloadedData, fetch_missing
+from ss_lightning.data.splits import Splits, Subset
+from ss_lightning.data.store import EventStore
 from ss_lightning.errors import DataError
+from ss_lightning.signatures import passes_on_to
 
 # Images uint8 ``[S, C, H, W]`` and labels ``[S]``.
 Images = tuple[np.ndarray, np.ndarray]
@@ -41,11 +42,11 @@ def read_idx(path: Path, num_axes: int) -> np.ndarray:
     """Read an idx file of unsigned bytes (http://yann.lecun.com/exdb/mnist/), or its ``.gz`` if only that is there.
 
     Args:
-        path: The unzipped file.
-        num_axes: Axes of the array: 3 for images, 1 for labels.
+        path: the unzipped file.
+        num_axes: axes of the array: 3 for images, 1 for labels.
 
     Raises:
-        DataError: The file is missing, of another kind or of another length than its header says.
+        DataError: the file is missing, of another kind or of another length than its header says.
     """
     how = "Delete it and get it again (download: true), or copy the official file there."
     try:
@@ -65,8 +66,22 @@ def read_idx(path: Path, num_axes: int) -> np.ndarray:
     return np.frombuffer(content, np.uint8, offset=header).reshape(shape)
 
 
-class LatencyImages(EventDataModule):
-    """The parent of data sets of images; a subclass says what they are and writes :meth:`load_images`."""
+@passes_on_to(DownloadedData)
+class LatencyImages(DownloadedData):
+    """The parent of data sets of images; a subclass says what they are and writes :meth:`load_images`.
+
+    Args:
+        root: folder that has, or gets, the files of the data set.
+        num_steps: steps of the time grid, ``T``. Value v fires at step ``(255 - v) * (T - 1) // 255``.
+        step_ms: length of a step in milliseconds; the code above is in steps, so it does not move events.
+        val_fraction: share of the training images to hold out for validation; 0 for none.
+        background: "last_step": black pixels fire at step ``T - 1``, as in the paper; "silent": they never fire.
+        augment: how the training images are changed at random.
+        seed: seed of the choice of validation images.
+
+    Raises:
+        UsageError: an argument is out of range.
+    """
 
     names: tuple[str, ...]
     image_shape: tuple[int, int, int]
@@ -79,45 +94,22 @@ class LatencyImages(EventDataModule):
         val_fraction: float = 0.1,
         background: Literal["last_step", "silent"] = "last_step",
         augment: ImageAugmentation = UNCHANGED_IMAGES,
-        download: bool = True,
         seed: int = 0,
-        cache_dir: str | None = None,
-        **kwargs: Any,
+        **options: Any,
     ) -> None:
-        """Check the arguments; no file is touched.
-
-        Args:
-            root: Folder that has, or gets, the files of the data set.
-            num_steps: Steps of the time grid, ``T``. Value v fires at step ``(255 - v) * (T - 1) // 255``.
-            step_ms: Length of a step in milliseconds; the code above is in steps, so it does not move events.
-            val_fraction: Share of the training images to hold out for validation; 0 for none.
-            background: "last_step": black pixels fire at step ``T - 1``, as in the paper; "silent": they
-                never fire.
-            augment: How the training images are changed at random.
-            download: Get missing files from the network.
-            seed: Seed of the choice of validation images.
-            cache_dir: Folder for the lock of the download; null for $SS_LIGHTNING_CACHE or the user's cache
-                folder.
-            kwargs: The other arguments of EventDataModule: batch_size, binning, input, num_workers,
-                pin_memory.
-
-        Raises:
-            UsageError: An argument is out of range.
-        """
-        super().__init__(num_steps=num_steps, step_ms=step_ms, **kwargs)
-        self.root = root
-        self.val_fraction = fraction("val_fraction", val_fraction)
-        self.background = one_of("background", background, ("last_step", "silent"))
+        super().__init__(root=root, num_steps=num_steps, step_ms=step_ms, **options)
+        self.val_fraction = checked_fraction("val_fraction", val_fraction)
+        self.background = checked_choice("background", background, ("last_step", "silent"))
         self.augment = checked_augmentation(augment, ImageAugmentation, self.image_shape)
-        self.download = download
-        self.seed = whole_number("seed", seed, least=0)
-        self.cache_dir = cache_dir
+        self.seed = checked_whole_number("seed", seed, least=0)
+
+    def _known_sizes(self) -> dict[str, Any]:
+        return {"classes": len(self.names), "units": math.prod(self.image_shape)}
 
     def load_splits(self) -> Splits:
         """Read the files and hold out the validation images."""
         train, test = (self._store(*images) for images in self.load_images())
-        kept, held_out = split_off(len(train), self.val_fraction, self.seed)
-        return Splits(Subset(train, kept), Subset(train, held_out) if len(held_out) else None, Subset(test))
+        return Splits.held_out(train, test, self.val_fraction, self.seed)
 
     def _augmenter(self, subset: Subset) -> Augmenter | None:
         if self.augment == ImageAugmentation():
@@ -149,8 +141,8 @@ class IdxImages(LatencyImages):
 
     def load_images(self) -> tuple[Images, Images]:
         """See :meth:`LatencyImages.load_images`."""
-        raw = Path(self.root).expanduser() / self.dataset_name / "raw"
-        with preparation_lock(cache_folder(self.cache_dir), raw):
+        raw = self.root_path / self.dataset_name / "raw"
+        with self.preparation_lock(raw):
             self._fetch(raw)
         return self._read(raw, "train"), self._read(raw, "t10k")
 
@@ -168,38 +160,51 @@ class IdxImages(LatencyImages):
         return images[:, None], labels
 
     def _fetch(self, raw: Path) -> None:
-        names = [f"{part}-{kind}" for part in ("train", "t10k") for kind in ("images-idx3-ubyte", "labels-idx1-ubyte")]
-        missing = [name for name in names if not (raw / name).is_file() and not (raw / f"{name}.gz").is_file()]
-        if not missing:
-            return
-        reason = "download is off"
-        if self.download:
-            try:
-                import torchvision.datasets
+        def get(scratch: Path) -> Path:
+            import torchvision.datasets
 
-                with download_folder(raw.parent) as folder:
-                    getattr(torchvision.datasets, self.dataset_name)(str(folder), download=True)
-                    raw.mkdir(parents=True, exist_ok=True)
-                    for name in missing:
-                        os.replace(folder / self.dataset_name / "raw" / name, raw / name)
-                return
-            except Exception as error:  # whatever stopped it, the way out is the same
-                reason = f"the download failed: {type(error).__name__}: {error}"
-        raise DataError(
-            f"{raw}: {', '.join(missing)} missing ({reason}). Copy the official idx files there, zipped or "
-            f"not, or set root to the folder that has {self.dataset_name}/raw/."
+            getattr(torchvision.datasets, self.dataset_name)(str(scratch), download=True)
+            return scratch / self.dataset_name / "raw"
+
+        names = [f"{part}-{kind}" for part in ("train", "t10k") for kind in ("images-idx3-ubyte", "labels-idx1-ubyte")]
+        fetch_missing(
+            [raw / name for name in names],
+            get,
+            target=raw.parent,
+            download=self.download,
+            is_there=lambda path: path.is_file() or path.with_name(f"{path.name}.gz").is_file(),
+            message=lambda missing, reason: (
+                f"{raw}: {missing} missing ({reason}). Copy the official idx files there, zipped or "
+                f"not, or set root to the folder that has {self.dataset_name}/raw/."
+            ),
         )
 
 
+@passes_on_to(LatencyImages)
 class MNISTData(IdxImages):
-    """MNIST: 60,000 training and 10,000 test images of 28 x 28 pixels, 10 digits, as a latency code."""
+    """MNIST: 60,000 training and 10,000 test images of 28 x 28 pixels, 10 digits, as a latency code.
+
+    Args:
+        root: folder that has, or gets, the folder MNIST. It may be read-only if the files are there.
+    """
 
     dataset_name = "MNIST"
     names = tuple("0123456789")
 
+    def __init__(self, root: str = "data", **options: Any) -> None:
+        super().__init__(root=root, **options)
 
+
+@passes_on_to(LatencyImages)
 class FashionMNISTData(IdxImages):
-    """Fashion-MNIST (Xiao, Rasul & Vollgraf, arXiv:1708.07747): MNIST's format, 10 kinds of clothes."""
+    """Fashion-MNIST: MNIST's format, 10 kinds of clothes.
+
+    Args:
+        root: folder that has, or gets, the folder FashionMNIST. It may be read-only if the files are there.
+
+    Source: Xiao, Rasul & Vollgraf, "Fashion-MNIST: a novel image dataset for benchmarking machine learning algorithms",
+    arXiv:1708.07747.
+    """
 
     dataset_name = "FashionMNIST"
     names = (
@@ -214,3 +219,6 @@ class FashionMNISTData(IdxImages):
         "Bag",
         "Ankle boot",
     )
+
+    def __init__(self, root: str = "data", **options: Any) -> None:
+        super().__init__(root=root, **options)

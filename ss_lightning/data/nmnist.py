@@ -6,19 +6,19 @@ saccades", Frontiers in Neuroscience 2015, arXiv:1507.07629.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
-from ss_lightning.data.arguments import fraction, one_of, whole_number
+from ss_lightning.data.argument_checks import checked_choice, checked_fraction, checked_whole_number
 from ss_lightning.data.augment import UNCHANGED, EventAugmentation, checked_augmentation
-from ss_lightning.data.cache import cache_folder, cached_stores, download_folder, preparation_lock
-from ss_lightning.data.datamodule import EventDataModule, Splits, Subset, split_off
+from ss_lightning.data.download import DownloadedData, fetch_missing
+from ss_lightning.data.splits import Splits
 from ss_lightning.data.store import EventStore
 from ss_lightning.errors import DataError
+from ss_lightning.signatures import passes_on_to
 
 SIDE = 34
 CLASS_NAMES = tuple("0123456789")
@@ -34,14 +34,14 @@ def read_recording(path: Path, polarity: Polarity = "merged") -> tuple[np.ndarra
     """Read a recording: 40 bits an event, the highest first: 8 of x, 8 of y, 1 of polarity, 23 of time.
 
     Args:
-        path: The ``.bin`` file.
+        path: the ``.bin`` file.
         polarity: "merged": unit ``y * 34 + x``; "separate": events of polarity 1 are 1,156 units further.
 
     Returns:
         Times in microseconds, int64 ``[E]``, and units int64 ``[E]``.
 
     Raises:
-        DataError: The file is cut short, has no events or is of another camera.
+        DataError: the file is cut short, has no events or is of another camera.
     """
     how = "Delete it and get the recordings again, or take it out of the folder."
     try:
@@ -76,14 +76,14 @@ def read_recordings(folder: Path, polarity: Polarity = "merged") -> Iterator[Eve
     """Read all recordings ``<folder>/<digit>/*.bin``, in the order of digits and names.
 
     Args:
-        folder: The folder that has the folders 0 to 9.
-        polarity: See :func:`read_recording`.
+        folder: the folder that has the folders 0 to 9.
+        polarity: see :func:`read_recording`.
 
     Yields:
         Some thousand recordings at a time.
 
     Raises:
-        DataError: A file is no recording of N-MNIST.
+        DataError: a file is no recording of N-MNIST.
     """
     files = [(path, digit) for digit in range(10) for path in sorted((folder / str(digit)).glob("*.bin"))]
     polarities = 2 if polarity == "separate" else 1
@@ -102,11 +102,25 @@ def read_recordings(folder: Path, polarity: Polarity = "merged") -> Iterator[Eve
         )
 
 
-class NMNISTData(EventDataModule):
+@passes_on_to(DownloadedData)
+class NMNISTData(DownloadedData):
     """N-MNIST in its native files: ``<root>/NMNIST/{Train,Test}/<digit>/*.bin``, any number of them.
 
     All of it is 60,000 training and 10,000 test recordings of some 4,000 events in 0.3 s. Folders that are missing are
     downloaded; what is read is cached.
+
+    Args:
+        root: folder that has, or gets, the folder NMNIST. It may be read-only if the recordings are there.
+        num_steps: steps of the time grid, which begins at 0. Later events are dropped.
+        step_ms: length of a step in milliseconds.
+        polarity: "merged": a pixel is one input whether it gets brighter or darker, 1,156 in all, as in
+            arXiv:2205.15286; "separate": two inputs, 2,312 in all.
+        val_fraction: share of the training recordings to hold out for validation; 0 for none.
+        augment: how the training samples are changed at random.
+        seed: seed of the choice of validation recordings.
+
+    Raises:
+        UsageError: an argument is out of range.
     """
 
     def __init__(
@@ -117,79 +131,51 @@ class NMNISTData(EventDataModule):
         polarity: Polarity = "merged",
         val_fraction: float = 0.1,
         augment: EventAugmentation = UNCHANGED,
-        download: bool = True,
         seed: int = 0,
-        cache_dir: str | None = None,
-        **kwargs: Any,
+        **options: Any,
     ) -> None:
-        """Check the arguments; no file is touched.
-
-        Args:
-            root: Folder that has, or gets, the folder NMNIST. It may be read-only if the recordings are there.
-            num_steps: Steps of the time grid, which begins at 0. Later events are dropped.
-            step_ms: Length of a step in milliseconds.
-            polarity: "merged": a pixel is one input whether it gets brighter or darker, 1,156 in all, as in
-                arXiv:2205.15286; "separate": two inputs, 2,312 in all.
-            val_fraction: Share of the training recordings to hold out for validation; 0 for none.
-            augment: How the training samples are changed at random.
-            download: Get missing recordings from the network.
-            seed: Seed of the choice of validation recordings.
-            cache_dir: Folder for prepared data; null for $SS_LIGHTNING_CACHE or the user's cache folder.
-            kwargs: The other arguments of EventDataModule: batch_size, binning, input, num_workers, pin_memory.
-
-        Raises:
-            UsageError: An argument is out of range.
-        """
-        super().__init__(num_steps=num_steps, step_ms=step_ms, **kwargs)
-        self.root = root
-        self.polarity = one_of("polarity", polarity, ("merged", "separate"))
-        self.val_fraction = fraction("val_fraction", val_fraction)
+        super().__init__(root=root, num_steps=num_steps, step_ms=step_ms, **options)
+        self.polarity = checked_choice("polarity", polarity, ("merged", "separate"))
+        self.val_fraction = checked_fraction("val_fraction", val_fraction)
         self.augment = checked_augmentation(augment, EventAugmentation, (SIDE, SIDE))
-        self.download = download
-        self.seed = whole_number("seed", seed, least=0)
-        self.cache_dir = cache_dir
+        self.seed = checked_whole_number("seed", seed, least=0)
+
+    def _known_sizes(self) -> dict[str, Any]:
+        return {"classes": len(CLASS_NAMES), "units": (2 if self.polarity == "separate" else 1) * SIDE**2}
 
     def load_splits(self) -> Splits:
         """Read the recordings, from the cache where possible, and hold out those for validation."""
-        folder = cache_folder(self.cache_dir)
-        raw = Path(self.root).expanduser() / "NMNIST"
-        with preparation_lock(folder, raw) as writable:
-            for part in ("Train", "Test"):
-                if not _has_recordings(raw / part):
-                    self._fetch(raw / part)
-            stores = cached_stores(
-                folder,
-                {"train": raw / "Train", "test": raw / "Test"},
-                lambda path: read_recordings(path, self.polarity),
-                writable=writable,
-                settings=("NMNIST", self.polarity),
-            )
-        kept, held_out = split_off(len(stores["train"]), self.val_fraction, self.seed)
-        val = Subset(stores["train"], held_out) if len(held_out) else None
-        return Splits(Subset(stores["train"], kept), val, Subset(stores["test"]))
+        raw = self.root_path / "NMNIST"
+        stores = self.stores_from_files(
+            raw,
+            {"train": raw / "Train", "test": raw / "Test"},
+            self._fetch,
+            lambda path: read_recordings(path, self.polarity),
+            settings=("NMNIST", self.polarity),
+        )
+        return Splits.held_out(stores["train"], stores["test"], self.val_fraction, self.seed)
 
     def _fetch(self, target: Path) -> None:
         """Download the recordings of the folder ``target``; tonic is not asked if there are some, for it wants all."""
-        reason = "download is off"
-        if self.download:
-            try:
-                from tonic.datasets import NMNIST
 
-                with download_folder(target) as folder:
-                    NMNIST(save_to=str(folder), train=target.name == "Train")
-                    if _has_recordings(folder / "NMNIST" / target.name):
-                        if target.is_dir():
-                            target.rmdir()  # there is nothing in it
-                        os.replace(folder / "NMNIST" / target.name, target)
-                reason = "the download did not bring it"
-            except Exception as error:  # whatever stopped it, the way out is the same
-                reason = f"the download failed: {type(error).__name__}: {error}"
-        if not _has_recordings(target):
-            raise DataError(
+        def get(scratch: Path) -> Path:
+            from tonic.datasets import NMNIST
+
+            NMNIST(save_to=str(scratch), train=target.name == "Train")
+            return scratch / "NMNIST"
+
+        fetch_missing(
+            [target],
+            get,
+            target=target,
+            download=self.download,
+            is_there=_has_recordings,
+            message=lambda _, reason: (
                 f"{target}: no recordings ({reason}). Expected files {target}/<digit>/*.bin, digit 0 to 9. Get "
                 "train.zip and test.zip of N-MNIST (https://www.garrickorchard.com/datasets/n-mnist) and unzip them in "
                 f"{target.parent}, or set root to the folder that has NMNIST/."
-            )
+            ),
+        )
 
 
 def _has_recordings(folder: Path) -> bool:

@@ -7,7 +7,6 @@ neural networks", IEEE TNNLS 2020, arXiv:1910.07407.
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,18 +14,14 @@ from typing import Any
 import h5py
 import numpy as np
 
-from ss_lightning.data.arguments import whole_number
+from ss_lightning.data.argument_checks import checked_whole_number
 from ss_lightning.data.augment import UNCHANGED, EventAugmentation, checked_augmentation
-from ss_lightning.data.cache import cache_folder, cached_stores, download_folder, preparation_lock
-from ss_lightning.data.datamodule import EventDataModule, Splits, Subset
-from ss_lightning.data.store import (
-    EventStore,
-    check_class_count,
-    check_sample_counts,
-    whole_numbers,
-    with_common_classes,
-)
+from ss_lightning.data.download import DownloadedData, fetch_missing
+from ss_lightning.data.splits import Splits, Subset
+from ss_lightning.data.store import EventStore, with_common_classes
+from ss_lightning.data.validation import check_class_count, check_sample_counts, whole_numbers
 from ss_lightning.errors import DataError, UsageError
+from ss_lightning.signatures import passes_on_to
 
 DOWNLOAD_URL = "https://zenkelab.org/datasets/"
 _REQUIRED = ("spikes/times", "spikes/units", "labels")
@@ -41,15 +36,15 @@ def read_shd_file(path: Path, num_units: int, speakers: bool = True) -> Iterator
     ``extra/speaker``, one number per sample; optionally ``extra/keys``, the names of the classes.
 
     Args:
-        path: The ``.h5`` file.
+        path: the ``.h5`` file.
         num_units: ``N``; a unit outside ``[0, N)`` is an error.
-        speakers: The file must say who speaks.
+        speakers: the file must say who speaks.
 
     Yields:
         A thousand samples at a time.
 
     Raises:
-        DataError: The file is damaged, lacks a data set or holds impossible values; the message has the file
+        DataError: the file is damaged, lacks a data set or holds impossible values; the message has the file
             and, where there is one, the sample.
     """
     try:
@@ -100,11 +95,11 @@ def held_out_speakers(known: np.ndarray, val_speakers: list[int] | None) -> list
     """The training speakers that form the validation set.
 
     Args:
-        known: Ids of all training speakers.
-        val_speakers: The speakers asked for, or None for the ``ceil(n / 6)`` with the highest ids.
+        known: ids of all training speakers.
+        val_speakers: the speakers asked for, or None for the ``ceil(n / 6)`` with the highest ids.
 
     Raises:
-        UsageError: A speaker is not known, or no speaker is left to train on.
+        UsageError: a speaker is not known, or no speaker is left to train on.
     """
     ids = [int(speaker) for speaker in np.unique(known)]
     if val_speakers is None:
@@ -126,11 +121,11 @@ def left_out_speakers(known: np.ndarray, test_speakers: list[int]) -> list[int]:
     """The speakers that form the test set.
 
     Args:
-        known: Ids of all speakers.
-        test_speakers: The speakers asked for.
+        known: ids of all speakers.
+        test_speakers: the speakers asked for.
 
     Raises:
-        UsageError: None is asked for, one is not known, or no speaker is left to train on.
+        UsageError: none is asked for, one is not known, or no speaker is left to train on.
     """
     ids = [int(speaker) for speaker in np.unique(known)]
     chosen = sorted(set(test_speakers))
@@ -145,8 +140,21 @@ def left_out_speakers(known: np.ndarray, test_speakers: list[int]) -> list[int]:
     return chosen
 
 
-class HeidelbergData(EventDataModule):
-    """The parent of data sets in SHD layout, ``<root>/SHD/shd_<part>.h5``; a subclass names folder and parts."""
+@passes_on_to(DownloadedData)
+class HeidelbergData(DownloadedData):
+    """The parent of data sets in SHD layout, ``<root>/SHD/shd_<part>.h5``; a subclass names folder and parts.
+
+    Args:
+        root: folder that has, or gets, the folder of the files. It may be read-only if the files are there.
+        num_steps: steps of the time grid, which begins at 0. Later events are dropped.
+        step_ms: length of a step in milliseconds.
+        num_units: number of units in the files.
+        units_per_input: how many neighbouring units are merged into one input; the last input may stand for fewer.
+        augment: how the training samples are changed at random; units are those of the files.
+
+    Raises:
+        UsageError: an argument is out of range.
+    """
 
     folder: str
     parts: tuple[str, ...]
@@ -158,85 +166,72 @@ class HeidelbergData(EventDataModule):
         num_steps: int = 500,
         step_ms: float = 2.0,
         num_units: int = 700,
-        unit_bin: int = 1,
+        units_per_input: int = 1,
         augment: EventAugmentation = UNCHANGED,
-        download: bool = True,
-        cache_dir: str | None = None,
-        **kwargs: Any,
+        **options: Any,
     ) -> None:
-        """Check the arguments; no file is touched.
-
-        Args:
-            root: Folder that has, or gets, the folder SHD (SSC). It may be read-only if the files are there.
-            num_steps: Steps of the time grid, which begins at 0. Later events are dropped.
-            step_ms: Length of a step in milliseconds.
-            num_units: Number of units in the files.
-            unit_bin: How many neighbouring units are merged into one input; the last input may stand for fewer.
-            augment: How the training samples are changed at random; units are those of the files.
-            download: Get missing files from the network.
-            cache_dir: Folder for prepared data; null for $SS_LIGHTNING_CACHE or the user's cache folder.
-            kwargs: The other arguments of EventDataModule: batch_size, binning, input, num_workers,
-                pin_memory.
-
-        Raises:
-            UsageError: An argument is out of range.
-        """
-        super().__init__(num_steps=num_steps, step_ms=step_ms, **kwargs)
-        self.root = root
-        self.num_units = whole_number("num_units", num_units)
-        self.unit_bin = whole_number("unit_bin", unit_bin)
+        super().__init__(root=root, num_steps=num_steps, step_ms=step_ms, **options)
+        self.num_units = checked_whole_number("num_units", num_units)
+        self.units_per_input = checked_whole_number("units_per_input", units_per_input)
         self.augment = checked_augmentation(augment, EventAugmentation, (self.num_units,))
-        self.download = download
-        self.cache_dir = cache_dir
+
+    def _known_sizes(self) -> dict[str, Any]:
+        return {"units": -(-self.num_units // self.units_per_input)}
 
     def _stores(self) -> dict[str, EventStore]:
-        folder = cache_folder(self.cache_dir)
-        raw = Path(self.root).expanduser() / self.folder
-        files = {part: raw / f"{self.folder.lower()}_{part}.h5" for part in self.parts}
-        with preparation_lock(folder, raw) as writable:
-            for part, path in files.items():
-                if not path.is_file():
-                    self._fetch(path, part)
-            stores = cached_stores(
-                folder,
-                files,
-                lambda path: read_shd_file(path, self.num_units, self.has_speakers),
-                writable=writable,
-                settings=(self.num_units,),
-            )
+        raw = self.root_path / self.folder
+        stores = self.stores_from_files(
+            raw,
+            {part: raw / f"{self.folder.lower()}_{part}.h5" for part in self.parts},
+            self._fetch,
+            lambda path: read_shd_file(path, self.num_units, self.has_speakers),
+            settings=(self.num_units,),
+        )
         return with_common_classes(stores)
 
-    def _get(self, folder: str, part: str) -> None:
+    def _download(self, folder: str, part: str) -> None:
         """Download a part with tonic, which insists on a .zip beside the file."""
         raise NotImplementedError
 
-    def _fetch(self, path: Path, part: str) -> None:
-        """Download ``path``."""
-        reason = "download is off"
-        if self.download:
-            try:
-                with download_folder(path.parent) as folder:
-                    self._get(str(folder), part)
-                    if (folder / self.folder / path.name).is_file():
-                        path.parent.mkdir(parents=True, exist_ok=True)
-                        os.replace(folder / self.folder / path.name, path)
-                reason = "the download did not bring it"
-            except Exception as error:  # whatever stopped it, the way out is the same
-                reason = f"the download failed: {type(error).__name__}: {error}"
-        if not path.is_file():
-            names = " and ".join(f"{self.folder.lower()}_{name}.h5" for name in self.parts)
-            raise DataError(
+    def _fetch(self, path: Path) -> None:
+        """Download ``path`` if it is missing."""
+
+        def get(scratch: Path) -> Path:
+            self._download(str(scratch), path.stem.rpartition("_")[2])
+            return scratch / self.folder
+
+        names = " and ".join(f"{self.folder.lower()}_{name}.h5" for name in self.parts)
+        fetch_missing(
+            [path],
+            get,
+            target=path.parent,
+            download=self.download,
+            message=lambda _, reason: (
                 f"{path}: missing ({reason}). Expected {names} in {path.parent}. "
                 f"Get {DOWNLOAD_URL}{path.name}.zip, unzip it there, or set root to the folder that has {self.folder}/."
-            )
+            ),
+        )
 
 
+@passes_on_to(HeidelbergData)
 class SHDData(HeidelbergData):
     """Spiking Heidelberg Digits, or any pair of files in its layout: ``<root>/SHD/shd_{train,test}.h5``.
 
     The real files have 8,156 training and 2,264 test samples, 700 units, 20 classes. There is no official
     validation set and no random split here: validation holds out training speakers, as the test set has
     speakers of its own. Files that are missing are downloaded; what is read is cached.
+
+    Args:
+        root: folder that has, or gets, the folder SHD. It may be read-only if the files are there.
+        val_speakers: training speakers to hold out for validation; null for the sixth of them with the
+            highest ids (rounded up), [] for no validation set.
+        test_speakers: speakers to leave out of the training and to test on: the samples of both files are
+            pooled, and the training speakers are all others. null for the official test file.
+        exclude_test_file: with test_speakers: the samples of the test file take no part, so that settings can be
+            chosen by leaving training speakers out, and the test file stays for the end.
+
+    Raises:
+        UsageError: an argument is out of range.
     """
 
     folder = "SHD"
@@ -248,35 +243,20 @@ class SHDData(HeidelbergData):
         root: str = "data",
         val_speakers: list[int] | None = None,
         test_speakers: list[int] | None = None,
-        spare_test_file: bool = False,
-        **kwargs: Any,
+        exclude_test_file: bool = False,
+        **options: Any,
     ) -> None:
-        """Check the arguments; no file is touched.
-
-        Args:
-            root: Folder that has, or gets, the folder SHD. It may be read-only if the files are there.
-            val_speakers: Training speakers to hold out for validation; null for the sixth of them with the
-                highest ids (rounded up), [] for no validation set.
-            test_speakers: Speakers to leave out of the training and to test on: the samples of both files are
-                pooled, and the training speakers are all others. null for the official test file.
-            spare_test_file: With test_speakers: the samples of the test file take no part, so that settings can be
-                chosen by leaving training speakers out, and the test file stays for the end.
-            kwargs: The other arguments of HeidelbergData and EventDataModule.
-
-        Raises:
-            UsageError: An argument is out of range.
-        """
-        super().__init__(root=root, **kwargs)
+        super().__init__(root=root, **options)
         self.val_speakers = val_speakers
         self.test_speakers = test_speakers
-        self.spare_test_file = spare_test_file
+        self.exclude_test_file = exclude_test_file
 
     def load_splits(self) -> Splits:
         """Read both files, from the cache where possible, and hold out the validation speakers."""
-        if self.spare_test_file and self.test_speakers is None:
+        if self.exclude_test_file and self.test_speakers is None:
             raise UsageError(
-                "spare_test_file leaves nothing to test on; name the speakers to leave out with test_speakers, or let "
-                "`python -m ss_lightning folds` leave them out in turn."
+                "exclude_test_file leaves nothing to test on; name the speakers to leave out with test_speakers, or "
+                "let `python -m ss_lightning folds` leave them out in turn."
             )
         stores = self._stores()
         store, test = stores["train"], Subset(stores["test"])
@@ -297,32 +277,39 @@ class SHDData(HeidelbergData):
 
     def _pool(self, stores: Mapping[str, EventStore]) -> list[EventStore]:
         """What speakers are left out of."""
-        return [stores["train"]] if self.spare_test_file else [stores["train"], stores["test"]]
+        return [stores["train"]] if self.exclude_test_file else [stores["train"], stores["test"]]
 
-    def _get(self, folder: str, part: str) -> None:
+    def _download(self, folder: str, part: str) -> None:
         from tonic.datasets import SHD
 
         SHD(save_to=folder, train=part == "train")
 
 
+@passes_on_to(HeidelbergData)
 class SSCData(HeidelbergData):
     """Spiking Speech Commands, or files in its layout: ``<root>/SSC/ssc_{train,valid,test}.h5``.
 
     The real files have 75,466, 9,981 and 20,382 samples, 700 units, 35 classes. The validation set is the file
     ``ssc_valid.h5``. Files that are missing are downloaded; what is read is cached, and read from the disk as it is
     needed, for it may be larger than the memory.
+
+    Args:
+        root: folder that has, or gets, the folder SSC. It may be read-only if the files are there.
     """
 
     folder = "SSC"
     parts = ("train", "valid", "test")
     has_speakers = False
 
+    def __init__(self, root: str = "data", **options: Any) -> None:
+        super().__init__(root=root, **options)
+
     def load_splits(self) -> Splits:
         """Read the three files, from the cache where possible."""
         stores = self._stores()
         return Splits(Subset(stores["train"]), Subset(stores["valid"]), Subset(stores["test"]))
 
-    def _get(self, folder: str, part: str) -> None:
+    def _download(self, folder: str, part: str) -> None:
         from tonic.datasets import SSC
 
         SSC(save_to=folder, split=part)

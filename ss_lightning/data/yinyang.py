@@ -6,9 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from ss_lightning.data.arguments import whole_number
-from ss_lightning.data.datamodule import EventDataModule, Splits, Subset
+from ss_lightning.data.argument_checks import checked_whole_number
+from ss_lightning.data.datamodule import EventDataModule
+from ss_lightning.data.splits import Splits, Subset
 from ss_lightning.data.store import EventStore
+from ss_lightning.signatures import passes_on_to
 
 CLASS_NAMES = ("yin", "yang", "dot")
 BIG_RADIUS = 0.5
@@ -40,7 +42,7 @@ def yinyang_points(num_samples: int, rng: np.random.Generator) -> tuple[np.ndarr
 
     Args:
         num_samples: ``S``.
-        rng: Source of randomness.
+        rng: source of randomness.
 
     Returns:
         Points float64 ``[S, 2]`` and classes int64 ``[S]``, in random order. Class counts differ by one at
@@ -66,11 +68,35 @@ def latency_steps(values: np.ndarray, num_steps: int) -> np.ndarray:
     return steps.astype(np.min_scalar_type(num_steps - 1))
 
 
+@passes_on_to(EventDataModule)
 class YinYangData(EventDataModule):
     """Yin-Yang: 4 inputs (x, y, 1 - x, 1 - y), 3 classes, one event per input.
 
     Each input fires once, at step ``trunc((1 - value) * (num_steps - 1))``. The sizes of the training and
     test sets are those of Taylor, King & Harper (arXiv:2205.15286). Data are made in memory from ``seed``.
+
+    Args:
+        num_steps: steps of the time grid.
+        step_ms: length of a step in milliseconds; the code above is in steps, so it does not move events.
+        num_train: training points.
+        num_val: validation points.
+        num_test: test points.
+        seed: seed of the points; each of the three sets has its own stream.
+
+    Raises:
+        UsageError: an argument is out of range.
+
+    Example:
+        >>> from ss_lightning.data import YinYangData
+        >>> data = YinYangData(num_train=300, num_val=30, num_test=30, batch_size=64)
+        >>> data
+        YinYangData(classes=3, units=4, steps=100, step_ms=1, train=?, val=?, test=?)
+        >>> data.prepare_data()
+        >>> data
+        YinYangData(classes=3, units=4, steps=100, step_ms=1, train=300, val=30, test=30)
+        >>> events, labels = next(iter(data.val_dataloader()))
+        >>> events
+        EventBatch(shape=(100, 30, 4), events=120)
     """
 
     def __init__(
@@ -81,28 +107,16 @@ class YinYangData(EventDataModule):
         num_val: int = 10_000,
         num_test: int = 10_000,
         seed: int = 0,
-        **kwargs: Any,
+        **options: Any,
     ) -> None:
-        """Check the arguments.
+        super().__init__(num_steps=num_steps, step_ms=step_ms, **options)
+        self.num_train = checked_whole_number("num_train", num_train)
+        self.num_val = checked_whole_number("num_val", num_val)
+        self.num_test = checked_whole_number("num_test", num_test)
+        self.seed = checked_whole_number("seed", seed, least=0)
 
-        Args:
-            num_steps: Steps of the time grid.
-            step_ms: Length of a step in milliseconds; the code above is in steps, so it does not move events.
-            num_train: Training points.
-            num_val: Validation points.
-            num_test: Test points.
-            seed: Seed of the points; each of the three sets has its own stream.
-            kwargs: The other arguments of EventDataModule: batch_size, binning, input, num_workers,
-                pin_memory.
-
-        Raises:
-            UsageError: An argument is out of range.
-        """
-        super().__init__(num_steps=num_steps, step_ms=step_ms, **kwargs)
-        self.num_train = whole_number("num_train", num_train)
-        self.num_val = whole_number("num_val", num_val)
-        self.num_test = whole_number("num_test", num_test)
-        self.seed = whole_number("seed", seed, least=0)
+    def _known_sizes(self) -> dict[str, Any]:
+        return {"classes": 3, "units": 4}
 
     def load_splits(self) -> Splits:
         """Draw the three sets."""

@@ -1,1 +1,3 @@
-"""Experiments of the paper on questions that a single training does not answer; each is run as a module."""
+"""Questions of the paper that one training does not answer; each module is a command of its own."""
+
+__all__: list[str] = []

@@ -32,13 +32,13 @@ from ss_lightning import plots
 from ss_lightning.data import EventDataModule, EventDataset, MNISTData, Subset, YinYangData
 from ss_lightning.errors import DataError, UsageError
 from ss_lightning.files import display_path
-from ss_lightning.losses import classification_loss, decode
+from ss_lightning.losses import classification_loss
 from ss_lightning.networks import MLP
 
 MODELS: dict[str, dict[str, Any]] = {
     "single, ramp": {"neuron": "single", "estimator": "ramp"},
     "single, survival": {"neuron": "single", "estimator": "survival"},
-    "standard single": {"neuron": "standard"},
+    "standard single": {"neuron": "standard_single"},
     "multi": {"neuron": "multi"},
     "single, no tails (control)": {
         "neuron": "single",
@@ -205,7 +205,7 @@ def evaluate(network: MLP, data: EventDataset, size: int = 500) -> tuple[float, 
     for start in range(0, len(data), size):
         batch, labels = data.__getitems__(range(start, min(start + size, len(data))))
         output = network(batch)
-        right += int((decode(output.readout, network.decoder).argmax(1) == labels).sum())
+        right += int((network.decoder.scores(output.readout).argmax(1) == labels).sum())
         spikes += torch.stack([layer.spike_count.sum() for layer in output.activity])
     return right / len(data), (spikes / len(data)).tolist()
 
@@ -227,7 +227,7 @@ def train(network: MLP, protocol: Protocol, data: EventDataset, val: EventDatase
             break
         batch, labels = next(source)
         optimizer.zero_grad()
-        loss: Tensor = classification_loss(decode(network(batch).readout, network.decoder), labels)
+        loss: Tensor = classification_loss(network.decoder.scores(network(batch).readout), labels)
         loss.backward()
         optimizer.step()
     return Outcome(None, firing, accuracy, sum(spikes))

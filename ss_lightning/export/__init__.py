@@ -9,7 +9,8 @@ everything that makes the way back exact; :func:`from_nir` honours them, other r
 there is a form that inhibits itself, see :func:`to_nir`.
 """
 
-from ss_lightning.export.loading import export_checkpoint, load_classifier, main
+from ss_lightning.export.checkpoint_export import export_checkpoint, main
+from ss_lightning.export.loading import load_classifier
 from ss_lightning.export.nir_export import inhibition_horizon, to_nir
 from ss_lightning.export.nir_import import from_nir
 from ss_lightning.export.nir_layers import ExportWarning

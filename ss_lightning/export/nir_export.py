@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 import math
 import os
-import tempfile
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -29,6 +28,7 @@ from ss_lightning.export.nir_layers import (
     neuron_metadata,
     time_constant,
 )
+from ss_lightning.files import write_for_user
 from ss_lightning.networks import SpikingNetwork
 from ss_lightning.neurons import LeakyReadout
 
@@ -76,7 +76,7 @@ def to_nir(
     """
     nir = import_nir()
     if isinstance(network, SpikingNetwork):
-        network = network.folded()
+        network = network.plain_copy()
     layers, shape, about = describe(network, sample_shape)
     check_plain(network, layers)
     writer = _Writer(nir, dt, inhibition if self_inhibiting else None, shape)
@@ -103,7 +103,8 @@ def to_nir(
     readable = {key: about["arguments"][key] for key in ("step_ms", "decoder")} if "arguments" in about else {}
     graph = writer.graph({KEY: json.dumps(about), "dt": dt, **readable})
     if path is not None:
-        write_whole(Path(path), lambda part: nir.write(part, graph))
+        with write_for_user(Path(path)) as scratch:
+            nir.write(scratch, graph)
     return graph
 
 
@@ -330,14 +331,3 @@ def _shape_after(module: nn.Module, shape: Sequence[int]) -> Sequence[int]:
     weight = next(module.parameters(), torch.zeros(()))
     with torch.no_grad():
         return module(torch.zeros(1, *shape, dtype=weight.dtype, device=weight.device)).shape[1:]
-
-
-def write_whole(path: Path, write: Callable[[Path], None]) -> None:
-    """Write a file so that it appears whole or not at all."""
-    try:
-        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".export-") as folder:
-            part = Path(folder) / path.name
-            write(part)
-            os.replace(part, path)
-    except OSError as error:
-        raise UsageError(f"cannot write {path}: {error.strerror or error}. Choose another place") from error

@@ -16,6 +16,7 @@ from ss_lightning._version import __version__
 from ss_lightning.errors import DataError, UsageError
 from ss_lightning.export.nir_layers import KEY, NEURONS, PLAIN, array, fires_once, import_nir, time_constant
 from ss_lightning.networks import MLP, ConvNet
+from ss_lightning.renamed import with_new_names
 from ss_lightning.surrogate import make_surrogate
 
 
@@ -83,7 +84,7 @@ def _tensors(nodes: dict[str, Any]) -> dict[str, Tensor]:
 def _build(about: dict[str, Any], tensors: dict[str, Tensor]) -> nn.Module:
     """The network with parameters of the right shapes."""
     if about["network"] in ("MLP", "ConvNet"):
-        return {"MLP": MLP, "ConvNet": ConvNet}[about["network"]](**about["arguments"])
+        return {"MLP": MLP, "ConvNet": ConvNet}[about["network"]](**with_new_names(about["arguments"]))
     modules: list[nn.Module] = []
     for index, layer in enumerate(about["layers"]):
         arguments = dict(layer["arguments"])

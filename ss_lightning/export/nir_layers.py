@@ -138,7 +138,7 @@ def _common_arguments(network: SpikingNetwork) -> dict[str, Any]:
         "learn_beta": network.learn_beta,
         "learn_threshold": network.learn_threshold,
         "log_tau": network.log_tau,
-        "decoder": network.decoder,
+        "decoder": network.decoder.name,
         "weight_norm": network.weight_norm,
         "batch_norm": network.batch_norm,
         "dropout": network.dropout,

@@ -39,5 +39,7 @@ def export_program(network: SpikingNetwork, num_steps: int) -> torch.export.Expo
     example = torch.zeros(num_steps, 2, *network.input_shape, dtype=weight.dtype, device=weight.device)
     with torch.no_grad():
         return torch.export.export(
-            _ReadoutOnly(network.folded()).eval(), (example,), dynamic_shapes={"spikes": {1: torch.export.Dim("batch")}}
+            _ReadoutOnly(network.plain_copy()).eval(),
+            (example,),
+            dynamic_shapes={"spikes": {1: torch.export.Dim("batch")}},
         )

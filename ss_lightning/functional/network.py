@@ -12,7 +12,7 @@ Source of the model and of the ramp estimator: Taylor, King & Harper, arXiv:2205
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -90,17 +90,8 @@ def event_network_reference(
 ) -> NetworkSpikes:
     """:func:`event_network` as plain autograd, one step at a time."""
     check_network(events, hidden, readout, skip)
-    spikes: list[Tensor] = []
-    for layer in hidden:
-        if spikes:
-            current = F.linear(_inputs(spikes, skip), layer.weight)
-        else:
-            current = event_linear_reference(events, layer.weight)
-        current = _with_bias(current, layer.bias)
-        fired = single_spike_reference(current, layer.beta, layer.threshold, surrogate=surrogate, estimator=estimator)
-        spikes.append(fired if layer.keep is None else fired * layer.keep)
-    current = F.linear(_inputs(spikes, skip), readout.weight, readout.bias)
-    return _network_spikes(leaky_scan_reference(current, readout.beta), spikes)
+    functions = _Functions(event_linear_reference, single_spike_reference, leaky_scan_reference)
+    return _composed_network(events, hidden, readout, surrogate, estimator, skip, functions)
 
 
 def _with_bias(current: Tensor, bias: Tensor | None) -> Tensor:
@@ -108,10 +99,6 @@ def _with_bias(current: Tensor, bias: Tensor | None) -> Tensor:
     if bias is None:
         return current
     return current + (bias[:, None] if bias.dim() == 2 else bias)
-
-
-def _network_spikes(membrane: Tensor, spikes: list[Tensor]) -> NetworkSpikes:
-    return NetworkSpikes(membrane, [first_spike_time(s) for s in spikes], [s.sum(0) for s in spikes])
 
 
 def event_network(
@@ -165,7 +152,8 @@ def event_network(
     check_estimator(estimator)
     kernels = choose_backend(backend, events.device, readout.weight.dtype, surrogate)
     if kernels is None:
-        return _torch_network(events, hidden, readout, surrogate, estimator, skip)
+        functions = _Functions(event_linear, single_spike, leaky_scan)
+        return _composed_network(events, hidden, readout, surrogate, estimator, skip, functions)
     assert isinstance(surrogate, Surrogate)
     setup = _Setup(kernels, events, surrogate, estimator, skip, [layer.keep for layer in hidden])
     tensors: list[Tensor | None] = []
@@ -226,28 +214,80 @@ def _check_keep(name: str, keep: Tensor, events: EventBatch, size: int) -> None:
         )
 
 
-def _inputs(spikes: list[Tensor], skip: bool) -> Tensor:
-    """What the next layer listens to: the spikes of all layers before it, or of the last one."""
-    return torch.cat(spikes, -1) if skip else spikes[-1]
+class Stage(NamedTuple):
+    """A hidden layer as the functions that its signals pass through.
+
+    Attributes:
+        synapse: from what the layer listens to, to its input current ``[T, B, ...]``.
+        neuron: from the current to the spikes ``[T, B, ...]``: normalisation, onset, neuron and dropout.
+        output: from the spikes to what later layers listen to, such as pooling; None if they listen to the spikes.
+    """
+
+    synapse: Callable[[Any], Tensor]
+    neuron: Callable[[Tensor], Tensor]
+    output: Callable[[Tensor], Tensor] | None = None
 
 
-def _torch_network(
+def run_layers(
+    spikes: EventBatch | Tensor, stages: Sequence[Stage], *, skip: bool = False
+) -> tuple[Tensor, list[Tensor]]:
+    """Pass input spikes through hidden layers, one layer at a time.
+
+    Args:
+        spikes: input of the first stage.
+        stages: hidden layers from the input upwards, at least one.
+        skip: every stage after the first, and whatever comes after the last one, listens to ALL stages before it, in
+            order, instead of only the one before.
+
+    Returns:
+        What a readout listens to, ``[T, B, ...]``, and the spikes of every hidden layer, ``[T, B, ...]`` each.
+    """
+    heard: EventBatch | Tensor = spikes
+    fired: list[Tensor] = []
+    sent: list[Tensor] = []
+    for stage in stages:
+        fired.append(stage.neuron(stage.synapse(heard)))
+        sent.append(fired[-1] if stage.output is None else stage.output(fired[-1]))
+        heard = torch.cat(sent, -1) if skip else sent[-1]
+    assert isinstance(heard, Tensor)
+    return heard, fired
+
+
+class _Functions(NamedTuple):
+    """The functions that a network is composed of: the fast ones of this package, or their references."""
+
+    event_linear: Callable[[EventBatch, Tensor], Tensor]
+    single_spike: Callable[..., Tensor]
+    leaky_scan: Callable[[Tensor, Tensor], Tensor]
+
+
+def _composed_network(
     events: EventBatch,
     hidden: Sequence[SpikingLayer],
     readout: ReadoutLayer,
     surrogate: SpikeGrad,
     estimator: str,
     skip: bool,
+    functions: _Functions,
 ) -> NetworkSpikes:
-    """:func:`event_network` composed of the functions of this package, on dense spikes between the layers."""
-    spikes: list[Tensor] = []
-    for layer in hidden:
-        current = F.linear(_inputs(spikes, skip), layer.weight) if spikes else event_linear(events, layer.weight)
-        current = _with_bias(current, layer.bias)
-        fired = single_spike(current, layer.beta, layer.threshold, surrogate=surrogate, estimator=estimator)
-        spikes.append(fired if layer.keep is None else fired * layer.keep)
-    current = F.linear(_inputs(spikes, skip), readout.weight, readout.bias)
-    return _network_spikes(leaky_scan(current, readout.beta), spikes)
+    """:func:`event_network` composed of functions for its parts, on dense spikes between the layers."""
+
+    def stage(depth: int, layer: SpikingLayer) -> Stage:
+        def synapse(spikes: Any) -> Tensor:
+            linear = F.linear if depth else functions.event_linear
+            return _with_bias(linear(spikes, layer.weight), layer.bias)
+
+        def neuron(current: Tensor) -> Tensor:
+            fired = functions.single_spike(
+                current, layer.beta, layer.threshold, surrogate=surrogate, estimator=estimator
+            )
+            return fired if layer.keep is None else fired * layer.keep
+
+        return Stage(synapse, neuron)
+
+    last, spikes = run_layers(events, [stage(depth, layer) for depth, layer in enumerate(hidden)], skip=skip)
+    membrane = functions.leaky_scan(F.linear(last, readout.weight, readout.bias), readout.beta)
+    return NetworkSpikes(membrane, [first_spike_time(s) for s in spikes], [s.sum(0) for s in spikes])
 
 
 class _Setup(NamedTuple):

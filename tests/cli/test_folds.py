@@ -94,7 +94,7 @@ def test_over_folds():
 
 
 def test_the_test_file_stays_for_the_end():
-    assert folds("--size=2", "--data.spare_test_file=true") == 0
+    assert folds("--size=2", "--data.exclude_test_file=true") == 0
     assert [row["speakers"] for row in table()] == ["1,3", "5,6"]
 
 
@@ -136,12 +136,12 @@ def quick(monkeypatch):
     """Trainings that train nothing; returns which were asked for. ``fail_at`` is the number of one that is stopped."""
     asked = []
 
-    def run(arguments, folder):
+    def run_command(arguments, folder):
         if arguments[0] == "fit":
             asked.append("/".join(folder.parts[-2:]))
             content = {"command": "fit", "facts": {"parameters": 5}, "seconds": 1.5, "state": "finished"}
             (folder / "config.yaml").write_text("trainer: {max_epochs: 1}")
-        elif len(asked) == run.fail_at:
+        elif len(asked) == run_command.fail_at:
             raise KeyboardInterrupt
         else:
             skill = 0.5 + 0.01 * len(asked)
@@ -150,20 +150,20 @@ def quick(monkeypatch):
             content = {"command": "test", "checkpoint": arguments[2], "state": "finished", "metrics": metrics}
         (folder / "summary.json").write_text(json.dumps(content))
 
-    run.fail_at = None
-    monkeypatch.setattr(folds_module, "run", run)
-    return asked, run
+    run_command.fail_at = None
+    monkeypatch.setattr(folds_module, "run_command", run_command)
+    return asked, run_command
 
 
 class TestGoingOn:
     def test_what_is_done_is_not_run_again(self, quick, capsys):
-        asked, run = quick
-        run.fail_at = 2
+        asked, run_command = quick
+        run_command.fail_at = 2
         assert folds() == 130
         assert "the same command goes on" in capsys.readouterr().out
         assert asked == ["without_1/version_0", "without_3/version_0"]
         assert summary()["state"] == "running"
-        run.fail_at = None
+        run_command.fail_at = None
         asked.clear()
         assert folds() == 0
         assert asked == [f"without_{speaker}/version_0" for speaker in (3, 5, 6, 7)]

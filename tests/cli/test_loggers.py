@@ -11,7 +11,7 @@ import torch
 import yaml
 
 from ss_lightning.cli.commands import main
-from ss_lightning.cli.lightning_cli import finish_wandb
+from ss_lightning.cli.weights_and_biases import finish_wandb
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = [f"--config={ROOT / 'configs/yinyang.yaml'}"]

@@ -10,7 +10,9 @@ import yaml
 
 from ss_lightning import plots
 from ss_lightning.cli.commands import main
-from ss_lightning.cli.report import differences, read_run, run_names
+from ss_lightning.cli.report import run_names
+from ss_lightning.runs.configs import config_differences
+from ss_lightning.runs.reading import read_run
 
 PNG = base64.b64decode(
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
@@ -198,4 +200,4 @@ def test_names_and_differences():
     assert run_names([Path("a/b/x/v0"), Path("a/b/y/v0")]) == ["x/v0", "y/v0"]
     assert run_names([Path("a/b/x/v0")]) == ["x/v0"]
     runs = [read_run(make_run("version_0")), read_run(make_run("version_1", planned=5))]
-    assert differences(runs) == {"trainer.max_epochs": [3, 5]}
+    assert config_differences([run.config for run in runs]) == {"trainer.max_epochs": [3, 5]}

@@ -8,11 +8,10 @@ import yaml
 
 from ss_lightning import plots
 from ss_lightning.cli.commands import main
-from ss_lightning.cli.folds import SUMMARY
 from ss_lightning.cli.lightning_cli import CommandLineCheck
-from ss_lightning.cli.report import read_run
-from ss_lightning.cli.results import command_of_all, curve, data_name, make_rows, network_name, read_results
-from ss_lightning.runs.callbacks import flattened
+from ss_lightning.cli.results import command_of_all, data_name, draw_curve, make_rows, network_name, read_results
+from ss_lightning.runs.configs import flatten_config
+from ss_lightning.runs.reading import FOLDS_SUMMARY, read_run
 
 YINYANG = str(Path(__file__).parents[2] / "configs/yinyang.yaml")
 
@@ -214,7 +213,7 @@ def make_folds(state="finished"):
             config = {"data": data}
             make_run(seed, accuracy, seed, at=at / f"without_{speaker}", config=config, checkpoint="last")
     command = "python -m ss_lightning folds --config shd.yaml --seeds 2"
-    (at / SUMMARY).write_text(json.dumps({"state": state, "command_line": command}))
+    (at / FOLDS_SUMMARY).write_text(json.dumps({"state": state, "command_line": command}))
     return at
 
 
@@ -297,7 +296,7 @@ class TestCurve:
     def test_spikes_over_more_than_a_decade_have_a_logarithmic_axis(self, accuracies, scale):
         for number, accuracy in enumerate(accuracies):
             make_run(number, accuracy, hidden=(8 + number,))
-        (axis,) = curve(make_rows(read_results(Path("runs")))).axes
+        (axis,) = draw_curve(make_rows(read_results(Path("runs")))).axes
         assert axis.get_xscale() == scale
 
     def test_nothing_to_draw(self, capsys):
@@ -323,7 +322,7 @@ def test_from_real_runs():
     assert " core" in row["machine"]
     words = shlex.split(row["command"].strip("`"))
     assert words[:3] == ["python", "-m", "ss_lightning"]
-    config = flattened(CommandLineCheck(words[3:]).plain_config())
+    config = flatten_config(CommandLineCheck(words[3:]).plain_config())
     saved = read_results(Path("results.json"))[0].config
     assert {key: config[key] for key in saved} == saved
     assert len(saved) > 20

@@ -12,7 +12,7 @@ from ss_lightning import UsageError
 from ss_lightning.cli import sweep as sweep_module
 from ss_lightning.cli.commands import main
 from ss_lightning.cli.lightning_cli import CommandLineCheck
-from ss_lightning.cli.sweep import TrialProgress, check, grid, make_pruner, read_sweep
+from ss_lightning.cli.sweep import TrialProgress, check_sweep, grid_values, make_pruner, read_sweep
 
 pytest.importorskip("optuna")
 
@@ -63,7 +63,7 @@ def results(path):
 def quick(monkeypatch):
     """Trials that train nothing: their accuracy follows from their arguments."""
 
-    def run(arguments, folder, callbacks):
+    def run_command(arguments, folder, callbacks):
         if "--model.init_args.hidden=[0]" in arguments:
             raise UsageError("hidden must not be 0")
         skill = zlib.crc32(repr([word for word in arguments if "init_args" in word]).encode()) / 2**32
@@ -75,8 +75,8 @@ def quick(monkeypatch):
             if trainer.should_stop:
                 break
 
-    monkeypatch.setattr(sweep_module, "run", run)
-    monkeypatch.setattr(sweep_module, "check", lambda *_: SimpleNamespace(trainer=SimpleNamespace(max_epochs=3)))
+    monkeypatch.setattr(sweep_module, "run_command", run_command)
+    monkeypatch.setattr(sweep_module, "check_sweep", lambda *_: SimpleNamespace(trainer=SimpleNamespace(max_epochs=3)))
 
 
 class TestShippedFiles:
@@ -292,7 +292,7 @@ class TestMistakes:
 
     def test_a_grid_without_end(self):
         with pytest.raises(UsageError, match="a grid needs values"):
-            grid(read_sweep(Path(write("grid", {"model.init_args.tau_hidden_ms": {"min": 1.0, "max": 2.0}}))))
+            grid_values(read_sweep(Path(write("grid", {"model.init_args.tau_hidden_ms": {"min": 1.0, "max": 2.0}}))))
 
 
 def test_values_as_wandb_means_them():
@@ -303,13 +303,13 @@ def test_values_as_wandb_means_them():
         "model.init_args.skip": {"value": True},
     })  # fmt: skip
     space = read_sweep(Path(path))
-    assert grid(space) == {
+    assert grid_values(space) == {
         "data.init_args.num_steps": [10, 11, 12],
         "model.init_args.tau_hidden_ms": [1.0, 1.5, 2.0],
         "model.init_args.hidden": ["[3]", "[4, 5]"],
         "model.init_args.skip": [True],
     }
-    assert check(space, []).model.init_args.hidden == [120]
+    assert check_sweep(space, []).model.init_args.hidden == [120]
 
 
 def test_hyperband_takes_both_forms():

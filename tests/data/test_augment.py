@@ -145,7 +145,7 @@ def test_units_that_leave_the_sensor_are_gone(shape):
 SAMPLES, UNITS, EVENTS = 400, 25, 60
 
 
-def augmented(labels=None, unit_bin=1, key=5, **arguments):
+def augmented(labels=None, units_per_input=1, key=5, **arguments):
     """Times, units and samples of the events of one big batch."""
     rng = np.random.default_rng(0)
     times = [100.0 + 200 * (s % 2) + np.sort(rng.integers(0, 5, EVENTS)) for s in range(SAMPLES)]
@@ -153,7 +153,7 @@ def augmented(labels=None, unit_bin=1, key=5, **arguments):
     labels = np.arange(SAMPLES) // 2 if labels is None else labels
     store = EventStore.from_arrays(times, units, labels, num_units=UNITS, time_unit="ms")
     augmenter = EventAugmenter(
-        EventAugmentation(**arguments), store, np.arange(SAMPLES), step_ms=2.0, unit_bin=unit_bin
+        EventAugmentation(**arguments), store, np.arange(SAMPLES), step_ms=2.0, units_per_input=units_per_input
     )
     times, units, offsets = augmenter(np.arange(SAMPLES), np.full(SAMPLES, key))
     return times, units, np.repeat(np.arange(SAMPLES), np.diff(offsets)), store
@@ -176,7 +176,7 @@ def test_unit_shift_moves_a_sample_as_a_whole():
 def test_unit_shift_is_in_units_of_the_files():
     """Shifted, then merged: shifts of less than a group are seen, and the ends are those before merging."""
     _, shifted, samples, _ = augmented(unit_shift=12)
-    _, merged, merged_samples, _ = augmented(unit_shift=12, unit_bin=5)
+    _, merged, merged_samples, _ = augmented(unit_shift=12, units_per_input=5)
     np.testing.assert_array_equal(samples, merged_samples)
     np.testing.assert_array_equal(merged, shifted // 5)
     assert len(samples) < SAMPLES * EVENTS  # some have left
@@ -588,7 +588,7 @@ def test_the_command_line_trains_with_augmentation(shd, tmp_path, monkeypatch, c
         augment_module.EventAugmenter, "__call__", lambda self, *a: seen.append(self.augment) or call(self, *a)
     )
     (tmp_path / "more.yaml").write_text(
-        "data:\n  init_args:\n    unit_bin: 5\n    augment: {blend: 0.5, jitter_ms: 1}\n"
+        "data:\n  init_args:\n    units_per_input: 5\n    augment: {blend: 0.5, jitter_ms: 1}\n"
     )
     arguments = [*FIT, *MODEL, "--config", "more.yaml", "--data.augment.unit_shift", "40", "--trainer.fast_dev_run=2"]
     assert main(arguments) == 0
@@ -597,5 +597,5 @@ def test_the_command_line_trains_with_augmentation(shd, tmp_path, monkeypatch, c
         main([*arguments, "--print_config"])
     assert left.value.code == 0
     printed = capsys.readouterr().out
-    for line in ("unit_shift: 40", "blend: 0.5", "time_stretch: 0.0", "unit_bin: 5"):
+    for line in ("unit_shift: 40", "blend: 0.5", "time_stretch: 0.0", "units_per_input: 5"):
         assert line in printed

@@ -64,10 +64,10 @@ def batches(draw):
 def test_fast_reference_and_histogram_agree(mode, in_order):
     @settings(deadline=None, max_examples=100)
     @given(batches(), st.integers(1, 10))
-    def check(batch, unit_bin):
+    def check(batch, units_per_input):
         times, units, samples, num_steps, step_length, num_units, time_dtype = batch
         expected = histogram(times, units, samples, num_steps, step_length, num_units)
-        expected = np.add.reduceat(expected, np.arange(0, num_units, unit_bin), axis=2)
+        expected = np.add.reduceat(expected, np.arange(0, num_units, units_per_input), axis=2)
         if mode == "binary":
             expected = np.minimum(expected, 1)
         for function in (bin_events, bin_events_reference):
@@ -78,13 +78,13 @@ def test_fast_reference_and_histogram_agree(mode, in_order):
                 step_length=step_length,
                 num_units=num_units,
                 binning=mode,
-                unit_bin=unit_bin,
+                units_per_input=units_per_input,
                 in_order=in_order,
             )
             assert binned.dtype == offsets.dtype == np.int32
             assert offsets[0] == 0
             assert offsets[-1] == len(binned)
-            found = to_counts(binned, offsets, len(samples), num_steps, -(-num_units // unit_bin))
+            found = to_counts(binned, offsets, len(samples), num_steps, -(-num_units // units_per_input))
             np.testing.assert_array_equal(found, expected, err_msg=function.__name__)
 
     check()

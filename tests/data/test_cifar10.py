@@ -1,9 +1,7 @@
-import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torchvision.datasets
 
 from ss_lightning.data import CIFAR10Data
 from ss_lightning.errors import DataError
@@ -42,33 +40,3 @@ def test_other_files_than_the_official_ones_are_not_opened(cifar10, tmp_path, na
     for word in [str(path), "md5", "Delete it and get it again"]:
         assert word in str(caught.value)
     assert not Path("opened").exists()
-
-
-def test_missing_files_are_downloaded(cifar10, tmp_path, monkeypatch):
-    cifar10.write_all(tmp_path / "source")
-    asked = []
-
-    def download(self):
-        asked.append(self.root)
-        shutil.copytree(tmp_path / "source" / "cifar-10-batches-py", Path(self.root) / "cifar-10-batches-py")
-
-    monkeypatch.setattr(torchvision.datasets.CIFAR10, "download", download)
-    for _ in range(2):
-        assert len(data(tmp_path / "root", download=True).splits.test) == 10
-    assert len(asked) == 1
-    assert [path.name for path in (tmp_path / "root").iterdir()] == ["cifar-10-batches-py"]
-
-
-def test_without_files_and_network_the_message_says_what_to_do(cifar10, tmp_path, monkeypatch):
-    def download(self):
-        raise OSError("no route to host")
-
-    monkeypatch.setattr(torchvision.datasets.CIFAR10, "download", download)
-    cifar10.write_all(tmp_path)
-    (tmp_path / "cifar-10-batches-py" / "data_batch_2").unlink()
-    with pytest.raises(DataError) as caught:
-        data(tmp_path, download=True).setup("fit")
-    for word in ["data_batch_2 missing", "no route to host", "cifar-10-python.tar.gz", "set root"]:
-        assert word in str(caught.value)
-    with pytest.raises(DataError, match="download is off"):
-        data(tmp_path).setup("fit")

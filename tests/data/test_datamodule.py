@@ -13,6 +13,7 @@ from lightning import LightningDataModule
 import ss_lightning.data
 from ss_lightning.data import (
     CIFAR10Data,
+    EventAugmentation,
     EventData,
     EventDataModule,
     FashionMNISTData,
@@ -22,7 +23,6 @@ from ss_lightning.data import (
     SSCData,
     YinYangData,
 )
-from ss_lightning.data.datamodule import EvaluationSampler, even_batch_size, split_off
 from ss_lightning.errors import UsageError
 
 GRID = {"num_steps": 25, "step_ms": 2.0}
@@ -133,12 +133,34 @@ def test_the_data_are_prepared_once(data):
     assert module.splits is splits
 
 
-def test_split_off_parts_are_disjoint_and_complete():
-    kept, held_out = split_off(101, 0.25, seed=3)
-    assert len(held_out) == 25
-    assert sorted([*kept, *held_out]) == list(range(101))
-    assert (split_off(101, 0.25, seed=3)[1] == held_out).all()
-    assert (split_off(101, 0.25, seed=4)[1] != held_out).any()
+def test_a_data_module_shows_what_it_is(data, monkeypatch):
+    module = data()
+    monkeypatch.setattr(EventData, "load_splits", lambda self: pytest.fail("printing reads nothing"))
+    assert repr(module) == "EventData(classes=3, units=7, steps=25, step_ms=2, train=?, val=?, test=?)"
+    monkeypatch.undo()
+    module.prepare_data()
+    assert str(module) == "EventData(classes=3, units=7, steps=25, step_ms=2, train=22, val=8, test=11)"
+    without = EventData(module.train, val_fraction=0, **GRID)
+    without.prepare_data()
+    assert str(without) == "EventData(classes=3, units=7, steps=25, step_ms=2, train=30, val=0, test=0)"
+
+
+@pytest.mark.parametrize(
+    ("module", "shown"),
+    [
+        (lambda: SHDData("nowhere", units_per_input=99), "SHDData(classes=?, units=8, steps=500, step_ms=2, "),
+        (lambda: SSCData("nowhere"), "SSCData(classes=?, units=700, steps=500, step_ms=2, "),
+        (lambda: MNISTData("nowhere", step_ms=0.5), "MNISTData(classes=10, units=784, steps=100, step_ms=0.5, "),
+        (lambda: CIFAR10Data("nowhere"), "CIFAR10Data(classes=10, units=3072, steps=4, step_ms=1, "),
+        (
+            lambda: NMNISTData("nowhere", polarity="separate"),
+            "NMNISTData(classes=10, units=2312, steps=300, step_ms=1, ",
+        ),
+        (lambda: YinYangData(), "YinYangData(classes=3, units=4, steps=100, step_ms=1, "),
+    ],
+)
+def test_what_is_known_before_the_data_are_read(module, shown):
+    assert str(module()) == f"{shown}train=?, val=?, test=?)"
 
 
 # Several devices --------------------------------------------------------------------------------------------
@@ -160,24 +182,9 @@ def test_evaluation_on_several_devices_repeats_nothing(data, world_size, batch_s
     assert torch.equal(torch.cat(parts, 1), whole[:, seen])
 
 
-def test_every_process_has_as_many_batches_as_the_others():
-    for num_samples in range(1, 60):
-        for replicas in range(1, min(num_samples, 6) + 1):
-            for wanted in (1, 2, 3, 4, 7, 12, 100):
-                size = even_batch_size(num_samples, replicas, wanted)
-                shares = [len(range(rank, num_samples, replicas)) for rank in range(replicas)]
-                assert len({-(-share // size) for share in shares}) == 1
-    assert even_batch_size(251, 2, 128) == 128
-    assert even_batch_size(257, 2, 128) == 127
-
-
 def test_fewer_samples_than_devices_are_refused(data):
     with pytest.raises(UsageError, match="11 samples cannot be shared among 12 devices"):
         on_device(data(), 0, 12).test_dataloader()
-
-
-def test_lightning_leaves_the_sampler_alone():
-    assert issubclass(EvaluationSampler, torch.utils.data.DistributedSampler)
 
 
 # Command line -----------------------------------------------------------------------------------------------
@@ -196,15 +203,71 @@ def test_every_argument_can_come_from_a_config(kind):
     assert {name: getattr(module, name) for name in arguments} == arguments
 
 
-@pytest.mark.parametrize("kind", [*FROM_CONFIG, EventDataModule])
-def test_help_explains_every_argument(kind):
+@pytest.mark.parametrize("kind", [*FROM_CONFIG, EventData, EventDataModule])
+def test_every_argument_shows_and_is_explained(kind):
+    """In the signature and the docstring, and on the command line."""
+    arguments = inspect.signature(kind).parameters
+    assert set(arguments) >= set(inspect.signature(EventDataModule).parameters)
+    assert not [name for name, argument in arguments.items() if argument.kind is argument.VAR_KEYWORD]
+    assert all(argument.annotation is not argument.empty for argument in arguments.values())
+    explained = inspect.getdoc(kind)
+    assert [name for name in arguments if explained.count(f"\n    {name}: ") != 1] == []
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(kind, "data")
-    explained = {action.dest: action.help for action in parser._actions}
-    names = {name for cls in (kind, EventDataModule) for name in inspect.signature(cls).parameters}
-    assert len(names - {"kwargs"}) >= 7
-    for name in names - {"kwargs"}:
-        assert explained[f"data.{name}"], f"{name} has no help"
+    helps = {action.dest: action.help for action in parser._actions}
+    assert [name for name in arguments if not helps[f"data.{name}"]] == []
+
+
+def test_the_arguments_are_those_that_are_documented():
+    """The table of one data set in full, so that a lost argument shows."""
+    arguments = inspect.signature(SHDData).parameters
+    assert {name: argument.default for name, argument in arguments.items()} == {
+        "root": "data",
+        "val_speakers": None,
+        "test_speakers": None,
+        "exclude_test_file": False,
+        "num_steps": 500,
+        "step_ms": 2.0,
+        "num_units": 700,
+        "units_per_input": 1,
+        "augment": EventAugmentation(),
+        "download": True,
+        "cache_dir": None,
+        "batch_size": 128,
+        "binning": "binary",
+        "input": "events",
+        "num_workers": 0,
+        "pin_memory": False,
+    }
+    assert arguments["batch_size"].annotation is int
+
+
+@pytest.mark.parametrize("name", ["from_arrays", "from_tonic"])
+def test_the_ways_to_build_event_data_show_all_arguments(name):
+    method = getattr(EventData, name)
+    arguments = inspect.signature(method).parameters
+    assert list(arguments)[:3] == ["train", "test", "val"]
+    assert set(arguments) >= set(inspect.signature(EventData).parameters)
+    assert not [name for name, argument in arguments.items() if argument.kind is argument.VAR_KEYWORD]
+    assert [name for name in arguments if f"\n    {name}: " not in inspect.getdoc(method)] == []
+
+
+@pytest.mark.parametrize(
+    ("kind", "arguments", "words"),
+    [
+        (SHDData, {"unit_bin": 5}, "SHDData: .*unit_bin is now called units_per_input"),
+        (SHDData, {"spare_test_file": True}, "spare_test_file is now called exclude_test_file"),
+        (MNISTData, {"batchsize": 5}, "MNISTData: .*batchsize"),
+    ],
+)
+def test_arguments_that_do_not_exist_are_named(kind, arguments, words):
+    with pytest.raises(TypeError, match=words):
+        kind(**arguments)
+
+
+def test_unknown_options_are_named_before_the_data_are_read():
+    with pytest.raises(TypeError, match=r"from_arrays: .*'batch'"):
+        EventData.from_arrays(None, num_units=3, batch=5, **GRID)
 
 
 def test_data_imports_no_model_and_nothing_slow():
@@ -222,7 +285,8 @@ def test_data_imports_no_model_and_nothing_slow():
             if node in tree.body:
                 on_import |= names
         inside = {name for name in everywhere if name.startswith("ss_lightning")}
-        allowed = ("ss_lightning.data", "ss_lightning.errors", "ss_lightning.events", "ss_lightning.jit")
+        rooms = ("data", "errors", "events", "files", "jit", "signatures")
+        allowed = tuple(f"ss_lightning.{room}" for room in rooms)
         assert all(name.startswith(allowed) for name in inside), path
         assert not {name.split(".")[0] for name in on_import} & {"tonic", "torchvision", "numba"}, path
 
@@ -230,3 +294,4 @@ def test_data_imports_no_model_and_nothing_slow():
 def test_public_names_exist():
     assert all(hasattr(ss_lightning.data, name) for name in ss_lightning.data.__all__)
     assert np.all(np.sort(ss_lightning.data.__all__) == ss_lightning.data.__all__)
+    assert {kind.__name__ for kind in [*FROM_CONFIG, EventData, EventDataModule]} <= set(ss_lightning.__all__)

@@ -1,7 +1,3 @@
-import sys
-from pathlib import Path
-from types import ModuleType
-
 import numpy as np
 import pytest
 
@@ -52,26 +48,6 @@ def test_a_silent_background_never_fires(idx, tmp_path):
     np.testing.assert_array_equal(dense.argmax(0)[pixels > 0], ((255 - pixels) * 11 // 255)[pixels > 0])
 
 
-def test_the_validation_images_are_held_out_by_seed(idx, tmp_path):
-    idx.write_all(tmp_path)
-
-    def split(**kwargs):
-        splits = MNISTData(root=str(tmp_path), val_fraction=0.25, **kwargs).splits
-        return splits.train.samples.tolist(), splits.val.samples.tolist()
-
-    train, val = split()
-    assert sorted(train + val) == list(range(20))
-    assert len(val) == 5
-    assert split() == (train, val)
-    assert split(seed=1) != (train, val)
-
-
-def test_no_validation_images(idx, tmp_path):
-    data = MNISTData(root=str(idx.write_all(tmp_path)), val_fraction=0)
-    assert data.val_dataloader() == []
-    assert len(data.splits.train) == 20
-
-
 def cut(path):
     path.write_bytes(path.read_bytes()[:-1])
 
@@ -114,42 +90,6 @@ def test_images_and_labels_that_do_not_fit_are_named(idx, tmp_path):
     idx.write(raw / "train-labels-idx1-ubyte", [0] * 19 + [10])
     with pytest.raises(DataError, match="label 10 of image 19; expected 0 to 9"):
         MNISTData(root=str(tmp_path)).setup("fit")
-
-
-def stub_torchvision(monkeypatch, download):
-    module, datasets = ModuleType("torchvision"), ModuleType("torchvision.datasets")
-    module.datasets, datasets.MNIST = datasets, download
-    monkeypatch.setitem(sys.modules, "torchvision", module)
-    monkeypatch.setitem(sys.modules, "torchvision.datasets", datasets)
-
-
-def test_missing_files_are_downloaded(idx, tmp_path, monkeypatch):
-    asked = []
-
-    def download(root, download):
-        asked.append(download)
-        idx.write_all(Path(root))
-
-    stub_torchvision(monkeypatch, download)
-    assert len(MNISTData(root=str(tmp_path)).splits.test) == 10
-    assert len(MNISTData(root=str(tmp_path)).splits.test) == 10
-    assert asked == [True]
-    assert {path.name for path in tmp_path.iterdir()} == {"MNIST", "cache"}
-
-
-def test_without_files_and_network_the_message_says_what_to_do(idx, tmp_path, monkeypatch):
-    def download(root, download):
-        raise OSError("no route to host")
-
-    stub_torchvision(monkeypatch, download)
-    (idx.write_all(tmp_path) / "MNIST" / "raw" / IMAGES).unlink()
-    raw = str(tmp_path / "MNIST" / "raw")
-    with pytest.raises(DataError) as caught:
-        MNISTData(root=str(tmp_path)).setup("fit")
-    for word in [raw, f"{IMAGES} missing", "no route to host", "set root"]:
-        assert word in str(caught.value)
-    with pytest.raises(DataError, match="download is off"):
-        MNISTData(root=str(tmp_path), download=False).setup("fit")
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,3 @@
-import shutil
-import sys
-from pathlib import Path
-from types import ModuleType
-
 import numpy as np
 import pytest
 from tonic.io import read_mnist_file
@@ -87,21 +82,6 @@ def test_the_recordings_are_read_once_until_one_changes(nmnist, tmp_path, monkey
     assert folders == [*["Train", "Test"] * 2, "Test"]
 
 
-def test_the_validation_recordings_are_held_out_by_seed(nmnist, tmp_path):
-    nmnist.write_all(tmp_path)
-
-    def split(**kwargs):
-        splits = data(tmp_path, val_fraction=0.25, **kwargs).splits
-        return splits.train.samples.tolist(), splits.val.samples.tolist()
-
-    train, val = split()
-    assert sorted(train + val) == list(range(20))
-    assert len(val) == 5
-    assert split() == (train, val)
-    assert split(seed=1) != (train, val)
-    assert data(tmp_path, val_fraction=0).splits.val is None
-
-
 def test_a_shift_is_in_pixels(nmnist, tmp_path):
     """All events of the files lie in one pixel, so each sample shows its shift."""
     for part in ("Train", "Test"):
@@ -133,59 +113,6 @@ def test_damaged_files_are_named(nmnist, tmp_path, damage, words):
         data(tmp_path).setup("fit")
     for word in [str(path), *words, "Delete it"]:
         assert word in str(caught.value)
-
-
-# Missing files --------------------------------------------------------------------------------------------------------
-
-
-def stub_tonic(monkeypatch, download):
-    module, datasets = ModuleType("tonic"), ModuleType("tonic.datasets")
-    module.datasets, datasets.NMNIST = datasets, download
-    monkeypatch.setitem(sys.modules, "tonic", module)
-    monkeypatch.setitem(sys.modules, "tonic.datasets", datasets)
-
-
-def test_missing_recordings_are_downloaded_through_tonic(nmnist, tmp_path, monkeypatch):
-    asked = []
-
-    def download(save_to, train):
-        part = "Train" if train else "Test"
-        asked.append(part)
-        shutil.copytree(tmp_path / "source" / "NMNIST" / part, Path(save_to) / "NMNIST" / part)
-
-    nmnist.write_all(tmp_path / "source")
-    stub_tonic(monkeypatch, download)
-    (tmp_path / "root" / "NMNIST" / "Test").mkdir(parents=True)  # empty
-    for _ in range(2):
-        assert len(data(tmp_path / "root", download=True).splits.test) == 10
-    assert asked == ["Train", "Test"]
-    assert sorted(path.name for path in (tmp_path / "root" / "NMNIST").iterdir()) == ["Test", "Train"]
-
-
-def test_tonic_is_not_asked_for_few_recordings(nmnist, tmp_path, monkeypatch):
-    def download(save_to, train):
-        raise AssertionError("tonic wants 10,000 files")
-
-    stub_tonic(monkeypatch, download)
-    assert len(data(nmnist.write_all(tmp_path), download=True).splits.test) == 10
-
-
-@pytest.mark.parametrize(
-    ("download", "reason"),
-    [
-        (lambda save_to, train: (_ for _ in ()).throw(OSError("no route to host")), "no route to host"),
-        (lambda save_to, train: None, "the download did not bring it"),
-    ],
-)
-def test_a_download_that_fails_says_what_to_do(nmnist, tmp_path, monkeypatch, download, reason):
-    stub_tonic(monkeypatch, download)
-    shutil.rmtree(nmnist.write_all(tmp_path) / "NMNIST" / "Test")
-    with pytest.raises(DataError) as caught:
-        data(tmp_path, download=True).setup("fit")
-    for word in [str(tmp_path / "NMNIST" / "Test"), reason, "garrickorchard.com", "set root"]:
-        assert word in str(caught.value)
-    with pytest.raises(DataError, match="download is off"):
-        data(tmp_path).setup("fit")
 
 
 def test_arguments_are_checked():

@@ -1,8 +1,3 @@
-import shutil
-import sys
-from pathlib import Path
-from types import ModuleType
-
 import h5py
 import numpy as np
 import pytest
@@ -130,7 +125,7 @@ def test_speakers_of_both_files_can_be_left_out(shd, tmp_path, left_out, val, ex
 
 def test_the_test_file_can_be_spared(shd, tmp_path):
     root = shd.write_pair(tmp_path, (1, 3, 5, 6))
-    module = data(root, test_speakers=[3, 6], val_speakers=[], spare_test_file=True)
+    module = data(root, test_speakers=[3, 6], val_speakers=[], exclude_test_file=True)
     assert module.speakers() == [1, 3, 5, 6]
     train, test = module.splits.train, module.splits.test
     assert set(train.store.groups[train.samples]) == {1, 5}
@@ -139,9 +134,9 @@ def test_the_test_file_can_be_spared(shd, tmp_path):
     training_file = contents(module.dataset(official.train))
     assert sorted(contents(module.dataset(train)) + contents(module.dataset(test))) == training_file
     with pytest.raises(UsageError, match=r"\[7\]; expected some of the speakers \[1, 3, 5, 6\]"):
-        _ = data(root, test_speakers=[7], spare_test_file=True).splits
+        _ = data(root, test_speakers=[7], exclude_test_file=True).splits
     with pytest.raises(UsageError, match="leaves nothing to test on"):
-        _ = data(root, spare_test_file=True).splits
+        _ = data(root, exclude_test_file=True).splits
 
 
 @pytest.mark.parametrize(
@@ -238,12 +233,12 @@ def test_num_units_widens_the_input(damaged, tmp_path):
 
 @pytest.mark.parametrize("input", ["events", "dense"])
 @pytest.mark.parametrize("binning", ["binary", "count"])
-@pytest.mark.parametrize("unit_bin", [5, 99, 700])
-def test_neighbouring_channels_can_be_merged(shd, tmp_path, unit_bin, binning, input):
+@pytest.mark.parametrize("units_per_input", [5, 99, 700])
+def test_neighbouring_channels_can_be_merged(shd, tmp_path, units_per_input, binning, input):
     shd.write_pair(tmp_path)
     options = {"batch_size": 6, "input": input}
-    module = data(tmp_path, unit_bin=unit_bin, binning=binning, **options)
-    begin = np.arange(0, 700, unit_bin)
+    module = data(tmp_path, units_per_input=units_per_input, binning=binning, **options)
+    begin = np.arange(0, 700, units_per_input)
     assert (module.input_shape, module.num_inputs) == ((len(begin),), len(begin))
 
     def dense(of):
@@ -251,7 +246,7 @@ def test_neighbouring_channels_can_be_merged(shd, tmp_path, unit_bin, binning, i
         return (spikes if input == "dense" else spikes.to_dense()).numpy().astype(int)
 
     expected = np.add.reduceat(dense(data(tmp_path, binning="count", **options)), begin, axis=2)
-    assert expected.max() > 1 or unit_bin == 5
+    assert expected.max() > 1 or units_per_input == 5
     np.testing.assert_array_equal(dense(module), np.minimum(expected, 1) if binning == "binary" else expected)
 
 
@@ -307,69 +302,11 @@ def test_an_unwritable_cache_warns_once(shd, tmp_path, monkeypatch):
     assert len(splits.test) == 6
 
 
-# Missing files ------------------------------------------------------------------------------------------
-
-
-def stub_tonic(monkeypatch, download, name="SHD"):
-    module, datasets = ModuleType("tonic"), ModuleType("tonic.datasets")
-    module.datasets = datasets
-    setattr(datasets, name, download)
-    monkeypatch.setitem(sys.modules, "tonic", module)
-    monkeypatch.setitem(sys.modules, "tonic.datasets", datasets)
-
-
-def test_missing_files_are_downloaded_through_tonic(shd, tmp_path, monkeypatch):
-    asked = []
-
-    def download(save_to, train):
-        asked.append(train)
-        name = "shd_train.h5" if train else "shd_test.h5"
-        (Path(save_to) / "SHD").mkdir()
-        shutil.copy(tmp_path / "source" / "SHD" / name, Path(save_to) / "SHD" / name)
-
-    shd.write_pair(tmp_path / "source")
-    stub_tonic(monkeypatch, download)
-    for _ in range(2):
-        assert len(data(tmp_path / "root", download=True).splits.test) == 6
-    assert asked == [True, False]
-    assert [path.name for path in (tmp_path / "root").iterdir()] == ["SHD"]
-
-
-def test_tonic_is_not_asked_for_files_that_are_there(shd, tmp_path, monkeypatch):
-    def download(save_to, train):
-        raise AssertionError("tonic wants the .zip, which is not there")
-
-    stub_tonic(monkeypatch, download)
-    assert len(data(shd.write_pair(tmp_path), download=True).splits.test) == 6
-
-
-@pytest.mark.parametrize(
-    ("download", "reason"),
-    [
-        (lambda save_to, train: (_ for _ in ()).throw(OSError("no route to host")), "no route to host"),
-        (lambda save_to, train: None, "the download did not bring it"),
-    ],
-)
-def test_a_download_that_fails_says_what_to_do(shd, tmp_path, monkeypatch, download, reason):
-    stub_tonic(monkeypatch, download)
-    path = shd.write_pair(tmp_path) / "SHD" / "shd_test.h5"
-    path.unlink()
-    with pytest.raises(DataError) as caught:
-        data(tmp_path, download=True).setup("fit")
-    for word in [str(path), reason, "https://zenkelab.org/datasets/shd_test.h5.zip", "set root"]:
-        assert word in str(caught.value)
-
-
-def test_the_download_can_be_turned_off(tmp_path):
-    with pytest.raises(DataError, match=r"shd_train\.h5: missing \(download is off\)"):
-        data(tmp_path).setup("fit")
-
-
 def test_numbers_are_checked():
     with pytest.raises(UsageError, match="num_units is 0"):
         SHDData(num_units=0)
-    with pytest.raises(UsageError, match="unit_bin is 0"):
-        SHDData(unit_bin=0)
+    with pytest.raises(UsageError, match="units_per_input is 0"):
+        SHDData(units_per_input=0)
 
 
 # Spiking Speech Commands ------------------------------------------------------------------------------------
@@ -377,7 +314,9 @@ def test_numbers_are_checked():
 
 @pytest.mark.parametrize("without", [(), ("extra/speaker",)])
 def test_the_valid_file_is_the_validation_set(shd, tmp_path, without):
-    module = SSCData(root=str(shd.write_ssc(tmp_path, without)), num_steps=30, step_ms=2.0, unit_bin=10, batch_size=4)
+    module = SSCData(
+        root=str(shd.write_ssc(tmp_path, without)), num_steps=30, step_ms=2.0, units_per_input=10, batch_size=4
+    )
     splits = module.splits
     assert [len(part) for part in (splits.train, splits.val, splits.test)] == [12, 4, 6]
     assert (module.input_shape, module.num_classes, module.class_names) == ((70,), 3, KEYS)
@@ -387,27 +326,3 @@ def test_the_valid_file_is_the_validation_set(shd, tmp_path, without):
         times, units = file["spikes/times"][1], file["spikes/units"][1]
     expected, *_ = np.histogram2d(times.astype(np.float64) * 500, units // 10, bins=(range(31), range(71)))
     np.testing.assert_array_equal(events.to_dense().numpy()[:, 1], np.minimum(expected, 1))
-
-
-def test_ssc_is_downloaded_through_tonic(shd, tmp_path, monkeypatch):
-    asked = []
-
-    def download(save_to, split):
-        asked.append(split)
-        (Path(save_to) / "SSC").mkdir()
-        name = f"ssc_{split}.h5"
-        shutil.copy(tmp_path / "source" / "SSC" / name, Path(save_to) / "SSC" / name)
-
-    shd.write_ssc(tmp_path / "source")
-    stub_tonic(monkeypatch, download, "SSC")
-    for _ in range(2):
-        assert len(SSCData(root=str(tmp_path / "root"), num_steps=30).splits.val) == 4
-    assert asked == ["train", "valid", "test"]
-
-
-def test_missing_ssc_files_are_named(shd, tmp_path):
-    (shd.write_ssc(tmp_path) / "SSC" / "ssc_valid.h5").unlink()
-    with pytest.raises(DataError) as caught:
-        SSCData(root=str(tmp_path), download=False).setup("fit")
-    for word in ["ssc_valid.h5: missing (download is off)", "https://zenkelab.org/datasets/ssc_valid.h5.zip", "SSC/"]:
-        assert word in str(caught.value)

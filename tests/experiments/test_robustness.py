@@ -19,7 +19,7 @@ from ss_lightning.experiments.robustness import (
     summary,
     train,
 )
-from ss_lightning.losses import classification_loss, decode
+from ss_lightning.losses import classification_loss
 
 PROTOCOL = quick(PROTOCOLS["yinyang"])
 
@@ -90,7 +90,7 @@ def test_only_the_control_gives_silent_neurons_no_gradient(data, model):
     batch, labels = data[0].__getitems__(range(40))
     output = network(batch)
     assert all(layer.spike_count.sum() == 0 for layer in output.activity)
-    classification_loss(decode(output.readout, network.decoder), labels).backward()
+    classification_loss(network.decoder.scores(output.readout), labels).backward()
     gradient = network.synapses[0].weight.grad
     assert (gradient is None or not gradient.any()) == ("control" in model)
 

@@ -217,7 +217,7 @@ class TestRoundTrip:
         "changes",
         [
             {"neuron": "multi"},
-            {"neuron": "standard"},
+            {"neuron": "standard_single"},
             {"decoder": "first_spike"},
             {"decoder": "max"},
             {"learn_beta": False},
@@ -360,7 +360,7 @@ def test_normalised_currents_are_written_as_weights(tmp_path):
     net(spikes)  # statistics
     to_nir(net, tmp_path / "net.nir")
     back = from_nir(tmp_path / "net.nir").eval()
-    assert torch.equal(back(spikes).readout, net.folded().eval()(spikes).readout)
+    assert torch.equal(back(spikes).readout, net.plain_copy().eval()(spikes).readout)
     torch.testing.assert_close(back(spikes).readout, net.eval()(spikes).readout)
     torch.testing.assert_close(export_program(net, 20).module()(spikes), net(spikes).readout)
 

@@ -9,18 +9,11 @@ from lightning.pytorch.loggers import CSVLogger
 from torch.utils.data import DataLoader
 
 from ss_lightning import ConvClassifier, MLPClassifier, UsageError, YinYangData, plots
-from ss_lightning.runs.callbacks import (
-    EpochLines,
-    Pictures,
-    PredictionWriter,
-    RunRecord,
-    first_batch,
-    flattened,
-    git_commit,
-    hidden_spikes,
-    one_of_each_class,
-    spiking_modules,
-)
+from ss_lightning.runs.configs import flatten_config
+from ss_lightning.runs.pictures import Pictures, first_batch, hidden_spikes, one_of_each_class, spiking_modules
+from ss_lightning.runs.predictions import PredictionWriter
+from ss_lightning.runs.progress import EpochLines
+from ss_lightning.runs.record import RunRecord, git_commit
 
 PICTURES = {
     "input_raster", "hidden_raster", "readout", "first_spike_times", "time_constants", "dead_neurons",
@@ -115,7 +108,7 @@ class TestPictures:
 class TestHiddenSpikes:
     """What is heard layer by layer is what the network reports of itself."""
 
-    @pytest.mark.parametrize("neuron", ["single", "standard", "multi"])
+    @pytest.mark.parametrize("neuron", ["single", "standard_single", "multi"])
     def test_mlp(self, neuron):
         network = model(hidden=[12, 7], neuron=neuron).network
         dense = (torch.rand(20, 5, 4) < 0.3).float()
@@ -272,7 +265,7 @@ class TestPredictionWriter:
 
 
 def test_flattened():
-    assert flattened({"a": {"b": {"c": 1}, "d": [1, 2]}, "e": {}, "f": None}) == {
+    assert flatten_config({"a": {"b": {"c": 1}, "d": [1, 2]}, "e": {}, "f": None}) == {
         "a.b.c": 1, "a.d": [1, 2], "e": {}, "f": None,
     }  # fmt: skip
 

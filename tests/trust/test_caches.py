@@ -122,7 +122,7 @@ def test_a_file_that_was_replaced_with_its_old_time_is_read_again(source, cache)
 def test_the_cache_of_another_version_is_built_again(source, cache, monkeypatch):
     """Also where the name of the entry is that of today."""
     with monkeypatch.context() as earlier:
-        earlier.setattr("ss_lightning.data.store.FORMAT_VERSION", 1)
+        earlier.setattr("ss_lightning.data.storage.FORMAT_VERSION", 1)
         source.load(cache)
     for _ in range(2):
         assert source.load(cache) == [1.5]

@@ -14,8 +14,7 @@ import torch
 
 from ss_lightning import ConvClassifier, MLPClassifier
 from ss_lightning.cli.commands import main
-from ss_lightning.data import YinYangData
-from ss_lightning.data.datamodule import TrainingSampler
+from ss_lightning.data import TrainingSampler, YinYangData
 from ss_lightning.errors import UsageError
 from ss_lightning.losses import classification_loss
 
@@ -192,7 +191,7 @@ def test_a_process_that_dies_ends_the_run(how, rank, words):
 @pytest.mark.parametrize(
     "network",
     [
-        *[{"neuron": neuron, "hidden": [6, 5]} for neuron in ("single", "standard", "multi")],
+        *[{"neuron": neuron, "hidden": [6, 5]} for neuron in ("single", "standard_single", "multi")],
         *[{"estimator": estimator, "learn_threshold": True} for estimator in ("ramp", "survival", "flat", "masked")],
         *[{"decoder": decoder} for decoder in ("sum", "max", "softmax", "first_spike")],
         {"onset_ms": 10.0, "weight_norm": True, "log_tau": True, "dropout": 0.2, "delay_line_ms": [0.0, 3.0]},

@@ -80,7 +80,7 @@ def check_resumed(folder, codes, alone):
     assert codes[-1] == 0, (folder / "stderr.txt").read_text()
     assert outcome(newest(folder)) == outcome(newest(alone))
     assert order(folder) == order(alone)
-    assert not list(newest(folder).rglob(".*.part"))
+    assert not list(newest(folder).rglob(".*.part.*"))
 
 
 # The last of them is behind the end of the training: nothing is left to do.
@@ -210,7 +210,7 @@ def test_a_full_disk_is_said(tmp_path):
 def test_a_full_disk_leaves_the_old_checkpoint(tmp_path):
     io, path = AtomicCheckpointIO(), tmp_path / "last.ckpt"
     io.save_checkpoint({"a": 1}, path)
-    (tmp_path / ".last.ckpt.part").symlink_to("/dev/full")
+    (tmp_path / ".last.part.ckpt").symlink_to("/dev/full")
     with pytest.raises(UsageError, match="Make room there"):
         io.save_checkpoint({"a": torch.zeros(100_000)}, path)
     assert io.load_checkpoint(path) == {"a": 1}

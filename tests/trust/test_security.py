@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from ss_lightning.cli.commands import main
+from ss_lightning.cli.config_check import MODULES_VARIABLE, check_config
 from ss_lightning.errors import UsageError
-from ss_lightning.parsing import MODULES_VARIABLE, check_config
 from ss_lightning.runs.checkpoints import AtomicCheckpointIO
 
 ROOT = Path(__file__).parents[2]

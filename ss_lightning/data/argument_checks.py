@@ -15,11 +15,11 @@ T = TypeVar("T", bound=str)
 _MOST = 2**31 - 1
 
 
-def whole_number(name: str, value: int, least: int = 1) -> int:
+def checked_whole_number(name: str, value: int, least: int = 1) -> int:
     """``value`` if it is a whole number of ``least`` or more, and of at most 32 bits.
 
     Raises:
-        UsageError: It is not.
+        UsageError: it is not.
     """
     if not isinstance(value, (int, np.integer)) or isinstance(value, bool) or value < least:
         raise UsageError(f"{name} is {value!r}; expected a whole number, {least} or more.")
@@ -28,22 +28,22 @@ def whole_number(name: str, value: int, least: int = 1) -> int:
     return int(value)
 
 
-def positive_number(name: str, value: float) -> float:
+def checked_positive_number(name: str, value: float) -> float:
     """``value`` if it is a finite number greater than 0.
 
     Raises:
-        UsageError: It is not.
+        UsageError: it is not.
     """
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf:
         raise UsageError(f"{name} is {value!r}; expected a number greater than 0.")
     return float(value)
 
 
-def number(name: str, value: float, most: float = math.inf) -> float:
+def checked_number(name: str, value: float, most: float = math.inf) -> float:
     """``value`` if it is a finite number from 0 to ``most``.
 
     Raises:
-        UsageError: It is not.
+        UsageError: it is not.
     """
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= most or value == math.inf:
         expected = "0 or more" if most == math.inf else f"from 0 to {most:g}"
@@ -51,22 +51,22 @@ def number(name: str, value: float, most: float = math.inf) -> float:
     return float(value)
 
 
-def fraction(name: str, value: float) -> float:
+def checked_fraction(name: str, value: float) -> float:
     """``value`` if it is a number in [0, 1).
 
     Raises:
-        UsageError: It is not.
+        UsageError: it is not.
     """
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < 1:
         raise UsageError(f"{name} is {value!r}; expected a number from 0 (none) to less than 1.")
     return float(value)
 
 
-def one_of(name: str, value: T, choices: tuple[str, ...]) -> T:
+def checked_choice(name: str, value: T, choices: tuple[str, ...]) -> T:
     """``value`` if it is among ``choices``.
 
     Raises:
-        UsageError: It is not.
+        UsageError: it is not.
     """
     if value not in choices:
         raise UsageError(f"{name} is {value!r}; expected {' or '.join(map(repr, choices))}.")

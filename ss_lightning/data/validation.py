@@ -1,0 +1,166 @@
+"""Checks of the arrays that a data set is built from; each message names the source, the sample and the value."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from ss_lightning.errors import DataError
+
+_MOST_CLASSES = 2**20
+
+
+@dataclass(frozen=True)
+class SamplePlace:
+    """What the messages call a sample.
+
+    Args:
+        source: a file or an argument.
+        first_sample: number of the first sample, where the arrays are a part of the source.
+    """
+
+    source: str
+    first_sample: int
+
+    def of(self, sample: int) -> str:
+        """The name of a sample."""
+        return f"{self.source}, sample {self.first_sample + sample}"
+
+    def of_event(self, event: int, offsets: np.ndarray) -> str:
+        """The name of the sample that owns an event."""
+        return self.of(int(np.searchsorted(offsets, event, side="right")) - 1)
+
+
+def check_sample_counts(source: str, found: Mapping[str, int]) -> None:
+    """Refuse arrays that do not have one entry for each sample.
+
+    Raises:
+        DataError: their lengths, ``found`` by name, differ or are 0.
+    """
+    if len(set(found.values())) > 1:
+        text = ", ".join(f"{count} {name}" for name, count in found.items())
+        raise DataError(f"{source}: {text}; expected one of each per sample.")
+    if not any(found.values()):
+        raise DataError(f"{source}: no samples; expected one or more.")
+
+
+def whole_numbers(values: ArrayLike, what: str) -> np.ndarray:
+    """One number per sample as int64; floats are accepted where they are whole.
+
+    Raises:
+        DataError: they are something else; the message begins with ``what``.
+    """
+    try:
+        array = np.asarray(values)
+    except ValueError as error:
+        raise DataError(f"{what} are no flat array ({error}); expected one whole number per sample.") from error
+    if array.ndim != 1 or (array.size and array.dtype.kind not in "iuf"):
+        raise DataError(
+            f"{what} have shape {array.shape} and type {array.dtype}; expected one whole number per sample."
+        )
+    broken = ~np.isfinite(array) | (array != np.floor(array))
+    if broken.any():
+        sample = int(broken.argmax())
+        raise DataError(f"{what}: {array[sample]} at sample {sample}; expected whole numbers.")
+    return array.astype(np.int64)
+
+
+def checked_offsets(
+    place: SamplePlace, times: list[np.ndarray], units: list[np.ndarray], allow_empty: bool
+) -> np.ndarray:
+    """Where the events of each sample begin in the flat arrays, int64 ``[S + 1]``.
+
+    Raises:
+        DataError: the times and units of a sample are no flat arrays of one length, or it has none.
+    """
+    flat = np.fromiter((t.ndim == 1 and u.ndim == 1 for t, u in zip(times, units, strict=True)), bool)
+    if not flat.all():
+        sample = int(flat.argmin())
+        raise DataError(
+            f"{place.of(sample)}: times have shape {times[sample].shape} and units "
+            f"{units[sample].shape}; expected one flat array each."
+        )
+    num_times = np.fromiter(map(len, times), np.int64)
+    num_units = np.fromiter(map(len, units), np.int64)
+    if (num_times != num_units).any():
+        sample = int((num_times != num_units).argmax())
+        raise DataError(
+            f"{place.of(sample)}: {num_times[sample]} times but {num_units[sample]} units; "
+            "expected one unit for each time."
+        )
+    if not allow_empty and (num_times == 0).any():
+        sample = int((num_times == 0).argmax())
+        raise DataError(
+            f"{place.of(sample)}: no events ({(num_times == 0).sum()} such samples in all); expected "
+            "one or more. Remove the sample, or build the store with allow_empty=True if silence is meant."
+        )
+    return np.concatenate([[0], num_times.cumsum()]).astype(np.int64)
+
+
+def check_times(place: SamplePlace, times: np.ndarray, offsets: np.ndarray) -> None:
+    """Refuse times that are negative, infinite or no real numbers.
+
+    Raises:
+        DataError: there is one.
+    """
+    if times.dtype.kind not in "iuf":
+        raise DataError(f"{place.source}: times are of type {times.dtype}; expected real numbers.")
+    bad = ~(times >= 0)  # also true for NaN
+    if times.dtype.kind == "f":
+        bad |= np.isinf(times)
+    if bad.any():
+        event = int(bad.argmax())
+        raise DataError(
+            f"{place.of_event(event, offsets)}: event time {times[event]}; expected finite times, zero or more."
+        )
+
+
+def checked_units(place: SamplePlace, units: np.ndarray, offsets: np.ndarray, num_units: int) -> np.ndarray:
+    """Units as integers, uint16 if all units fit.
+
+    Raises:
+        DataError: one is no whole number from 0 to ``num_units - 1``.
+    """
+    if units.dtype.kind not in "iuf":
+        raise DataError(f"{place.source}: units are of type {units.dtype}; expected whole numbers.")
+    broken = ~((units >= 0) & (units < num_units))  # also true for NaN
+    if units.dtype.kind == "f":
+        broken |= units != np.floor(units)
+    if broken.any():
+        event = int(broken.argmax())
+        raise DataError(
+            f"{place.of_event(event, offsets)}: unit {units[event]}; expected whole numbers "
+            f"from 0 to {num_units - 1} (num_units={num_units}). Correct the data or set num_units."
+        )
+    return units.astype(np.uint16 if num_units <= 2**16 else np.int32)
+
+
+def check_class_count(source: str, labels: np.ndarray) -> None:
+    """Refuse labels that cannot be class numbers: every class up to the highest gets an output and a name.
+
+    Raises:
+        DataError: a label is beyond any number of classes.
+    """
+    if len(labels) and labels.max() >= _MOST_CLASSES:
+        sample = int(labels.argmax())
+        raise DataError(
+            f"{source}, sample {sample}: label {labels[sample]}; expected classes numbered from 0, fewer than "
+            f"{_MOST_CLASSES}."
+        )
+
+
+def check_labels(place: SamplePlace, labels: np.ndarray, num_classes: int) -> None:
+    """Refuse labels outside of ``[0, num_classes)``.
+
+    Raises:
+        DataError: there is one.
+    """
+    outside = (labels < 0) | (labels >= num_classes)
+    if outside.any():
+        sample = int(outside.argmax())
+        raise DataError(
+            f"{place.of(sample)}: label {labels[sample]}; expected 0 to {num_classes - 1} ({num_classes} classes)."
+        )

@@ -1,0 +1,80 @@
+"""From a checkpoint to a file for other tools: ``python -m ss_lightning export CKPT``."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from pathlib import Path
+from typing import Literal
+
+import torch
+import yaml
+from jsonargparse import ArgumentParser
+
+from ss_lightning.errors import UsageError
+from ss_lightning.export.loading import load_classifier
+from ss_lightning.export.nir_export import to_nir
+from ss_lightning.export.nir_layers import ExportWarning
+from ss_lightning.export.torch_export import export_program
+from ss_lightning.files import display_path, write_for_user
+from ss_lightning.parsing import parse_arguments
+from ss_lightning.runs.folders import config_beside
+
+
+def export_checkpoint(
+    ckpt: Path,
+    format: Literal["nir", "torch"] = "nir",
+    out: Path | None = None,
+    num_steps: int | None = None,
+    self_inhibiting: bool = False,
+) -> Path:
+    """Write the network of a checkpoint for other tools.
+
+    Args:
+        ckpt: the checkpoint.
+        format: nir (for simulators and neuromorphic chips) or torch (a torch.export program, .pt2).
+        out: the file to write; by default beside the checkpoint, with the ending of the format.
+        num_steps: time steps of a sample; by default those of the config.yaml of the run.
+        self_inhibiting: nir: neurons that fire once inhibit themselves, for plain LIF simulators.
+
+    Returns:
+        The file that was written. It appears whole or not at all.
+    """
+    network = load_classifier(ckpt).network
+    if num_steps is None:
+        num_steps = _num_steps(ckpt)
+    out = ckpt.with_suffix({"nir": ".nir", "torch": ".pt2"}[format]) if out is None else out
+    if format == "nir":
+        to_nir(network, out, self_inhibiting=self_inhibiting, num_steps=num_steps)
+    elif num_steps is None:
+        raise UsageError(
+            f"--num_steps: a program has a fixed number of steps, and no config.yaml beside {ckpt} gives it"
+        )
+    else:
+        program = export_program(network, num_steps)
+        with write_for_user(out) as scratch:
+            torch.export.save(program, scratch)
+    return out
+
+
+def _num_steps(ckpt: Path) -> int | None:
+    """Time steps in the config of the run that a checkpoint lies in."""
+    config = config_beside(ckpt)
+    if config is None:
+        return None
+    return (yaml.safe_load(config.read_text()) or {}).get("data", {}).get("init_args", {}).get("num_steps")
+
+
+def main(arguments: list[str]) -> int:
+    """``python -m ss_lightning export CKPT``: write a file and say where it is."""
+    parser = ArgumentParser(prog="python -m ss_lightning export", exit_on_error=False)
+    parser.add_function_arguments(export_checkpoint, as_positional=True)
+    options = parse_arguments(parser, arguments)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        out = export_checkpoint(**options.as_dict())
+    for warning in caught:
+        if issubclass(warning.category, ExportWarning):
+            print(f"note: {warning.message}", file=sys.stderr)
+    print(f"wrote {display_path(out)}")
+    return 0
