@@ -10,7 +10,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ss_lightning.events import EventBatch
