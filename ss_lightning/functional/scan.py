@@ -111,7 +111,7 @@ def as_like(value: Tensor | float, like: Tensor) -> Tensor:
     """``value`` as a tensor on the device of ``like``; a number takes its dtype, a tensor keeps its own."""
     if isinstance(value, Tensor):
         return value.to(like.device)
-    return torch.as_tensor(value, dtype=like.dtype, device=like.device)
+    return torch.full((), value, dtype=like.dtype, device=like.device)  # filled there: a copy would stall the host
 
 
 def scan_forward(current: Tensor, beta: Tensor) -> Tensor:

@@ -21,8 +21,12 @@ _WARP = 64 if torch.version.hip else 32
 def launch_options(block: int, registers: int | None = None) -> dict[str, Any]:
     """Options of a kernel whose program handles ``block`` columns, one to a thread.
 
-    ``registers`` is how many a thread may have on NVIDIA's cards. Left alone, their compiler would rather spill one
-    than take a few more. Product and sum are rounded one after the other, as in every other backend. So all backends spike alike.
+    Product and sum are rounded one after the other, as in every other backend. So all backends spike alike.
+
+    Args:
+        block: columns of a program.
+        registers: how many a thread may have on NVIDIA's cards. Left alone, their compiler may spill one rather than
+            take a few more.
     """
     options = {"BLOCK": block, "num_warps": max(1, block // _WARP), "enable_fp_fusion": False}
     return options if registers is None or torch.version.hip else {**options, "maxnreg": registers}

@@ -48,7 +48,7 @@ def _load_chunk(rows, start, num_steps, stride, column, inside, CHUNK: tl.conste
     at = start * stride + column
     values = ()
     for k in tl.static_range(CHUNK):
-        values += (tl.load(rows + at + k * stride, mask=inside & (start + k < num_steps), other=0.0),)
+        values += (tl.load(rows + at + k * stride, mask=inside & (start + k < num_steps), other=0.0),)  # type: ignore[assignment]
     return values
 
 
@@ -149,7 +149,7 @@ def _spike_backward(
         potentials = ()
         for k in tl.static_range(CHUNK):
             membrane = beta_row * membrane + inputs[k]
-            potentials += (membrane,)
+            potentials += (membrane,)  # type: ignore[assignment]
         at = start * stride + column
         for k in tl.static_range(CHUNK - 1, -1, -1):
             step = start + k

@@ -158,7 +158,7 @@ def start(target: str, dtype: str, pairs: str) -> subprocess.Popen[str]:
 
 def entries(process: subprocess.Popen[str]) -> list[dict[str, Any]]:
     """What such a process found, once it has ended."""
-    told, _ = process.communicate(timeout=600)
+    told, _ = process.communicate(timeout=1800)  # a laden machine takes its time
     assert process.returncode == 0
     return json.loads(told)
 

@@ -63,7 +63,7 @@ def check_neuron(device: str) -> None:
             expected = results(single_spike_reference, tensors, grad, **options)
             assert_close(found, expected, 1e-12)
     fired = found[0].any(0).double().mean()
-    assert 0.2 < fired, "a test in which nothing fires proves nothing"
+    assert fired > 0.2, "a test in which nothing fires proves nothing"
     *tensors, grad = random_tensors(33, 130, device)
     expected = results(single_spike_reference, tensors, grad)
     for fault in (0, 1, 2):
@@ -147,7 +147,7 @@ def test_a_repeated_run_on_the_gpu_gives_the_same_bits() -> None:
 def test_what_the_kernels_cannot_do_is_said() -> None:
     current = torch.zeros(3, 1, 2)
     for function in (single_spike, leaky_scan):
-        with pytest.raises(ValueError, match="one dtype|of its dtype"):
+        with pytest.raises(ValueError, match=r"one dtype|of its dtype"):
             function(current, torch.tensor(0.5, dtype=torch.float64), backend="triton")
         if os.environ.get("TRITON_INTERPRET") != "1":
             with pytest.raises(ValueError, match="it runs on CUDA"):
