@@ -1,5 +1,9 @@
-"""``python -m ss_lightning benchmark``: this package beside its peers, on the machine at hand."""
+"""``python -m ss_lightning benchmark``: this package and its peers timed on the machine at hand.
 
-from ss_lightning.benchmark.command import main
+The command is :mod:`ss_lightning.benchmark.command`. For a GPU there is one prepared script,
+:mod:`ss_lightning.benchmark.gpu`.
+"""
 
-__all__ = ["main"]
+from ss_lightning.benchmark.cells import SUITES, Cell, cells, make_batch
+
+__all__ = ["SUITES", "Cell", "cells", "make_batch"]

@@ -1,4 +1,11 @@
-"""What is measured: the cells of each suite, and the batch that all contenders of a cell share."""
+"""What is measured: the cells of each suite, and the batch that all contenders of a cell share.
+
+Attributes:
+    SUITES: the words of ``--suite``: ``neuron`` (spikes from a dense current), ``layer`` (one hidden layer trained),
+        ``step`` (whole networks trained), ``conv`` (the paper's convolutional network trained), ``infer`` (whole
+        networks without a gradient) and ``scale`` (growth with time steps and events).
+    CONV_CHANNELS: output channels of the two convolutions of the paper, of ``CONV_KERNEL`` x ``CONV_KERNEL`` pixels.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +16,9 @@ from torch import Tensor
 
 from ss_lightning.events import EventBatch
 
+SUITES = ("neuron", "layer", "step", "conv", "infer", "scale")
 DENSITY = 0.023  # of SHD in 2 ms steps
+CONV_CHANNELS, CONV_KERNEL, CONV_POOL = (32, 64), 5, 2
 
 
 @dataclass(frozen=True)
@@ -17,13 +26,14 @@ class Cell:
     """One job at one size.
 
     Attributes:
-        suite: ``neuron``, ``layer``, ``step`` or ``scale``.
-        name: as it stands in the tables.
+        suite: one of ``SUITES``.
+        name: the cell in the tables.
         batch: samples ``B``.
         steps: time steps ``T``.
         sizes: units of each layer, input first; of a neuron layer alone, one number.
         density: share of unit-steps with an input spike; ``once`` fires every unit exactly once instead.
         once: see ``density``.
+        image: ``(channels, height, width)`` of the input of a convolutional network, empty for others.
     """
 
     suite: str
@@ -33,15 +43,22 @@ class Cell:
     sizes: tuple[int, ...]
     density: float = DENSITY
     once: bool = False
+    image: tuple[int, ...] = ()
 
 
 SHD = Cell("step", "SHD 700-300-20", 128, 500, (700, 300, 20))
 FASHION = Cell("step", "Fashion-MNIST 784-1000-10", 128, 100, (784, 1000, 10), once=True)
 DEEP = Cell("step", "SHD 700-512-512-20", 128, 500, (700, 512, 512, 20))
+CONV = Cell("conv", "Fashion-MNIST 32C5-P2-64C5-P2-1000-10", 128, 8, (784, 1000, 10), once=True, image=(1, 28, 28))
 
 
 def cells(suite: str, full: bool) -> list[Cell]:
-    """The cells of a suite: the paper's grid when ``full``, else a part of it that takes minutes."""
+    """The cells of a suite.
+
+    Args:
+        suite: one of ``SUITES``.
+        full: the grid of the paper (hours) instead of a part of it (minutes).
+    """
     if suite == "neuron":
         lengths = [2**k for k in range(3, 12)] if full else [8, 32, 128, 512]
         grid = [Cell(suite, f"T={t}", 128, t, (512,)) for t in lengths]
@@ -56,6 +73,12 @@ def cells(suite: str, full: bool) -> list[Cell]:
         depths = range(1, 6) if full else [3]
         named = [SHD, FASHION, DEEP]
         return named + [Cell(suite, f"{d} x 200, T=128", 128, 128, (700, *[200] * d, 20)) for d in depths]
+    if suite == "conv":
+        lengths = [4, 8, 16, 32] if full else [4, 8]
+        return [replace(CONV, name=f"Fashion-MNIST 32C5-P2-64C5-P2-1000-10, T={t}", steps=t) for t in lengths]
+    if suite == "infer":
+        single = replace(SHD, suite=suite, name="SHD 700-300-20, one recording", batch=1)
+        return [single, *(replace(cell, suite=suite) for cell in (SHD, FASHION, DEEP))]
     lengths = [2**k for k in range(9, 15)]
     by_length = [
         replace(SHD, suite=suite, name=f"T={t}, same events", steps=t, density=DENSITY * 500 / t) for t in lengths

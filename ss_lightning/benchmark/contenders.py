@@ -4,26 +4,31 @@ Every network computes hidden layers of spiking neurons, a leaky readout and the
 fast-sigmoid surrogate of slope 10. All take the same batch, as events or as a dense time-major tensor prepared before
 the clock starts. Loops apply the Linear per step or to the whole sequence, whichever is the library's usual form, and
 never index ``x[t]`` in the loop: each such select writes a gradient of the full size.
+
+snnTorch and the peers are imported where they are built: :class:`KernelNetwork` needs torch and Triton alone.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from itertools import pairwise
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
-import snntorch as snn
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ss_lightning.benchmark.cells import CONV_CHANNELS, CONV_KERNEL, CONV_POOL, Cell
+from ss_lightning.events import EventBatch
 from ss_lightning.functional import leaky_scan, single_spike
-from ss_lightning.networks import MLP, SpikingNetwork
-from ss_lightning.neurons import StandardSingleSpikeLeaky
+from ss_lightning.functional.network import NetworkSpikes, ReadoutLayer, SpikingLayer, event_network
 from ss_lightning.surrogate import FastSigmoid
+
+if TYPE_CHECKING:
+    from ss_lightning.networks import SpikingNetwork
 
 SURROGATE = FastSigmoid(10)
 BETA_HIDDEN, BETA_READOUT = math.exp(-1 / 10), math.exp(-1 / 20)
@@ -34,18 +39,24 @@ class Contender:
     """One way to do the same job.
 
     Attributes:
-        name: as it stands in the tables.
+        name: the contender in the tables.
         network: ``(sizes, num_steps) -> module`` from input to class scores, sizes input first; None if it has none.
         neuron: ``(num_neurons, num_steps) -> function`` from current ``[T, B, N]`` to spikes; None if it has none.
+        conv: ``cell -> module``, the paper's convolutional network from input to class scores; None if it has none.
         takes: ``events`` or ``dense``, the form of the batch.
-        package: what must be installed, None for what comes with ss_lightning.
+        package: what must be installed, None for what needs torch alone.
+        graph: run the job as a CUDA graph, which only a GPU can.
+        same_without_gradient: another contender does the same where no gradient is asked for.
     """
 
     name: str
     network: Callable[[Sequence[int], int], nn.Module] | None = None
     neuron: Callable[[int, int], Callable[[Tensor], Tensor]] | None = None
+    conv: Callable[[Cell], nn.Module] | None = None
     takes: str = "dense"
-    package: str | None = None
+    package: str | None = "snntorch"
+    graph: bool = False
+    same_without_gradient: bool = False
 
     @property
     def installed(self) -> bool:
@@ -53,13 +64,20 @@ class Contender:
         return self.package is None or find_spec(self.package) is not None
 
 
-def contenders() -> list[Contender]:
-    """All contenders whose packages are installed; the baseline, snnTorch's ``Leaky``, comes first."""
+def contenders(device: str = "cpu") -> list[Contender]:
+    """All contenders whose packages are installed, the baseline first.
+
+    The baseline is snnTorch's ``Leaky`` in a loop. On a GPU its loop replayed as a CUDA graph comes second.
+
+    Args:
+        device: ``cpu`` or ``cuda``.
+    """
+    baseline = Contender("snnTorch Leaky", SnnTorchLoop, _snntorch_neuron, SnnTorchConvLoop)
     everyone = [
-        Contender("snnTorch Leaky", SnnTorchLoop, _snntorch_neuron),
+        baseline,
         Contender("snnTorch LeakyParallel", LeakyParallelNetwork),
         Contender("snnTorch StateLeaky", lambda s, t: SequenceNetwork(s, _state_leaky), _state_leaky_neuron),
-        Contender("paper's block", lambda s, t: SequenceNetwork(s, PaperBlock, t), PaperBlock),
+        Contender("paper's block", lambda s, t: SequenceNetwork(s, PaperBlock, t), PaperBlock, package=None),
         Contender("paper's standard loop", lambda s, t: Ours(s, neuron="standard_single"), _standard_neuron),
         Contender(
             "SpikingJelly LIF",
@@ -77,17 +95,41 @@ def contenders() -> list[Contender]:
             "Norse LIF", lambda s, t: SequenceNetwork(s, _norse_lif), lambda n, t: _norse_lif(n), package="norse"
         ),
     ]
-    for backend in ("numba", "torch"):
+    for backend in ("triton", "torch") if device == "cuda" else ("numba", "torch"):
         for estimator in ("ramp", "survival", "masked"):
             everyone.append(
                 Contender(
                     f"ss_lightning {estimator} ({backend})",
                     _ours(estimator, backend),
                     _ours_neuron(estimator, backend),
+                    # The network chooses the kernels of its neurons itself, so it takes part once.
+                    None if backend == "torch" else _ours_conv(estimator),
                     takes="events",
+                    same_without_gradient=estimator != "survival",
                 )
             )
+    if device == "cuda":
+        everyone.insert(1, replace(baseline, name=f"{baseline.name} (CUDA graph)", graph=True))
+        ours = next(contender for contender in everyone if contender.name == "ss_lightning survival (triton)")
+        everyone.append(replace(ours, name="ss_lightning survival (triton, CUDA graph)", graph=True))
+        everyone.append(
+            Contender(
+                "ss_lightning kernels alone (triton)",
+                lambda sizes, num_steps: KernelNetwork(sizes, "survival", "triton"),
+                takes="events",
+                package=None,
+            )
+        )
     return [contender for contender in everyone if contender.installed]
+
+
+def taking_part(suite: str, rivals: Sequence[Contender]) -> list[Contender]:
+    """The contenders that have something of their own to show in a suite."""
+    if suite == "scale":
+        return [rival for rival in rivals if "ss_lightning" in rival.name]
+    if suite == "infer":
+        return [rival for rival in rivals if not rival.same_without_gradient]
+    return list(rivals)
 
 
 # ss_lightning ---------------------------------------------------------------------------------------------------------
@@ -97,6 +139,8 @@ class Ours(nn.Module):
     """The MLP of this package, down to class scores."""
 
     def __init__(self, sizes: Sequence[int], **options: Any) -> None:
+        from ss_lightning.networks import MLP
+
         super().__init__()
         self.net: SpikingNetwork = MLP(
             input_shape=sizes[:1],
@@ -113,6 +157,70 @@ class Ours(nn.Module):
         return self.net(batch).readout.sum(0)
 
 
+class OursConv(nn.Module):
+    """The convolutional network of this package, the paper's, down to class scores."""
+
+    def __init__(self, cell: Cell, estimator: str) -> None:
+        from ss_lightning.networks import ConvNet
+
+        super().__init__()
+        self.net: SpikingNetwork = ConvNet(
+            input_shape=cell.image,
+            num_classes=cell.sizes[-1],
+            channels=CONV_CHANNELS,
+            kernel_size=CONV_KERNEL,
+            padding=CONV_KERNEL // 2,
+            pool_size=CONV_POOL,
+            hidden=cell.sizes[1:-1],
+            step_ms=1,
+            tau_hidden_ms=10,
+            tau_readout_ms=20,
+            estimator=estimator,
+        )
+
+    def forward(self, batch: Any) -> Tensor:
+        """Scores ``[B, C]``."""
+        return self.net(batch).readout.sum(0)
+
+
+class KernelNetwork(nn.Module):
+    """The same network as :class:`Ours` on ``functional/`` alone, without snnTorch's neurons.
+
+    Args:
+        sizes: units of each layer, input first.
+        estimator: see :func:`ss_lightning.functional.network.event_network`.
+        backend: see there.
+    """
+
+    def __init__(self, sizes: Sequence[int], estimator: str, backend: str) -> None:
+        super().__init__()
+        self.linear = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(sizes))
+        betas = [BETA_HIDDEN] * (len(sizes) - 2) + [BETA_READOUT]
+        self.beta = nn.ParameterList(torch.full((n,), beta) for n, beta in zip(sizes[1:], betas, strict=True))
+        self.threshold = nn.ParameterList(torch.ones(n) for n in sizes[1:-1])
+        self.estimator, self.backend = estimator, backend
+
+    def spikes(self, events: EventBatch) -> NetworkSpikes:
+        """Membrane of the readout ``[T, B, C]``, first spike times and spike counts ``[B, N]`` of the hidden layers."""
+        layers = [(layer.weight, layer.bias) for layer in cast(list[nn.Linear], list(self.linear))]
+        hidden = [
+            SpikingLayer(*layer, beta, threshold)
+            for layer, beta, threshold in zip(layers[:-1], self.beta[:-1], self.threshold, strict=True)
+        ]
+        readout = ReadoutLayer(*layers[-1], self.beta[-1])
+        return event_network(
+            events, hidden, readout, surrogate=SURROGATE, estimator=self.estimator, backend=self.backend
+        )
+
+    def forward(self, events: EventBatch) -> Tensor:
+        """Scores ``[B, C]``."""
+        return self.spikes(events).membrane.sum(0)
+
+
+def _ours_conv(estimator: str) -> Callable[[Cell], nn.Module]:
+    return lambda cell: OursConv(cell, estimator)
+
+
 def _ours(estimator: str, backend: str) -> Callable[[Sequence[int], int], nn.Module]:
     return lambda sizes, num_steps: Ours(sizes, estimator=estimator, backend=backend)
 
@@ -126,6 +234,8 @@ def _ours_neuron(estimator: str, backend: str) -> Callable[[int, int], Callable[
 
 
 def _standard_neuron(num_neurons: int, num_steps: int) -> Callable[[Tensor], Tensor]:
+    from ss_lightning.neurons import StandardSingleSpikeLeaky
+
     neuron = StandardSingleSpikeLeaky(torch.full((num_neurons,), BETA_HIDDEN), spike_grad=SURROGATE, init_hidden=True)
     neuron.sequence = True
     return neuron
@@ -184,6 +294,8 @@ class SnnTorchLoop(nn.Module):
     """The usual snnTorch loop: Linear and ``Leaky`` step by step, the readout a ``Leaky`` without reset."""
 
     def __init__(self, sizes: Sequence[int], num_steps: int) -> None:
+        import snntorch as snn
+
         super().__init__()
         self.linear = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(sizes))
         betas = [BETA_HIDDEN] * (len(sizes) - 2) + [BETA_READOUT]
@@ -204,7 +316,54 @@ class SnnTorchLoop(nn.Module):
         return total
 
 
+class SnnTorchConvLoop(nn.Module):
+    """The paper's convolutional network as the usual snnTorch loop: convolution, ``Leaky`` and pooling step by step."""
+
+    def __init__(self, cell: Cell) -> None:
+        import snntorch as snn
+
+        super().__init__()
+        channels, height, width = cell.image
+        stages: list[nn.Module] = []
+        shapes: list[tuple[int, ...]] = []
+        for size in CONV_CHANNELS:
+            stages.append(nn.Conv2d(channels, size, CONV_KERNEL, padding=CONV_KERNEL // 2))
+            shapes.append((size, 1, 1))
+            channels, height, width = size, height // CONV_POOL, width // CONV_POOL
+        sizes = (channels * height * width, *cell.sizes[1:])
+        stages += [nn.Linear(a, b) for a, b in pairwise(sizes)]
+        shapes += [(size,) for size in sizes[1:]]
+        self.image = cell.image
+        self.synapses = nn.ModuleList(stages)
+        self.pool = nn.MaxPool2d(CONV_POOL)
+        self.neurons = nn.ModuleList(
+            snn.Leaky(
+                torch.full(shape, BETA_READOUT if last else BETA_HIDDEN),
+                spike_grad=SURROGATE,
+                learn_beta=True,
+                reset_mechanism="none" if last else "subtract",
+            )
+            for index, shape in enumerate(shapes)
+            for last in [index == len(shapes) - 1]
+        )
+
+    def forward(self, spikes: Tensor) -> Tensor:
+        """Scores ``[B, C]``."""
+        membranes = [neuron.reset_mem() for neuron in self.neurons]  # type: ignore[operator]
+        total: Tensor | float = 0.0
+        for x in spikes.unflatten(2, self.image).unbind(0):
+            for i, (synapse, neuron) in enumerate(zip(self.synapses, self.neurons, strict=True)):
+                x = x.flatten(1) if isinstance(synapse, nn.Linear) else x
+                x, membranes[i] = neuron(synapse(x), membranes[i])
+                x = self.pool(x) if isinstance(synapse, nn.Conv2d) else x
+            total = total + membranes[-1]
+        assert isinstance(total, Tensor)
+        return total
+
+
 def _snntorch_neuron(num_neurons: int, num_steps: int) -> Callable[[Tensor], Tensor]:
+    import snntorch as snn
+
     neuron = snn.Leaky(torch.full((num_neurons,), BETA_HIDDEN), spike_grad=SURROGATE)
 
     def run(current: Tensor) -> Tensor:
@@ -221,6 +380,8 @@ class LeakyParallelNetwork(nn.Module):
     """``snn.LeakyParallel`` holds its own Linear; the readout is a Linear and a scan."""
 
     def __init__(self, sizes: Sequence[int], num_steps: int) -> None:
+        import snntorch as snn
+
         super().__init__()
         self.layers = nn.ModuleList(
             snn.LeakyParallel(a, b, beta=BETA_HIDDEN, learn_beta=True, spike_grad=SURROGATE)
@@ -248,6 +409,8 @@ class _FirstOutput(nn.Module):
 
 
 def _state_leaky(num_neurons: int) -> nn.Module:
+    import snntorch as snn
+
     return _FirstOutput(snn.StateLeaky(beta=BETA_HIDDEN, channels=num_neurons, spike_grad=SURROGATE))
 
 

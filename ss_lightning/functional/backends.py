@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Callable
 from functools import lru_cache
 from importlib import import_module
+from importlib.util import find_spec
 from types import ModuleType
 from typing import Any
 
@@ -14,53 +15,101 @@ import torch
 from ss_lightning.functional.kernels.common import KNOWN_SURROGATES
 
 BACKENDS = ("auto", "torch", "numba", "triton")
+# The kernels that ``auto`` takes on a device, and the modules in which those of a kind of work are.
+# Without numba (a GPU machine may have torch and Triton alone) the processor computes in plain PyTorch.
+OF_DEVICE = {"cpu": "numba" if find_spec("numba") else "torch", "cuda": "triton"}
+MODULES = {
+    ("network", "numba"): "network_numba",
+    ("network", "triton"): "network_triton",
+    ("spikes", "numba"): "dense_numba",
+    ("spikes", "triton"): "scan_triton",
+    ("scan", "triton"): "scan_triton",
+}
 
 
 def choose_backend(
-    backend: str, device: torch.device, dtype: torch.dtype, surrogate: Callable[..., Any]
+    backend: str,
+    device: torch.device,
+    dtype: torch.dtype,
+    surrogate: Callable[..., Any] | None,
+    *,
+    work: str = "network",
 ) -> ModuleType | None:
     """The kernels asked for if they can do the job, or for ``auto`` those of the device; None means plain PyTorch.
+
+    Args:
+        backend: ``auto``, ``torch``, ``numba`` or ``triton``.
+        device: where the tensors are.
+        dtype: in which the kernels would compute.
+        surrogate: derivative of a crossing, or None where there is none.
+        work: ``network`` (on events), ``spikes`` (of a dense current) or ``scan`` (a membrane that never fires).
 
     Raises:
         ValueError: the word is unknown, or the backend asked for cannot do the job.
     """
     if backend not in BACKENDS:
         raise ValueError(f"unknown backend {backend!r}; choose one of {', '.join(BACKENDS)}")
-    name = {"cpu": "numba", "cuda": "triton"}.get(device.type, "torch") if backend == "auto" else backend
+    name = OF_DEVICE.get(device.type, "torch") if backend == "auto" else backend
     # torch.compile and torch.export cannot look into the kernels.
     if name == "torch" or (backend == "auto" and torch.compiler.is_compiling()):
         return None
-    obstacle = _obstacle(name, device, dtype, surrogate)
+    obstacle = _obstacle(name, device, dtype, surrogate, work)
     if obstacle is None:
-        return import_kernels(name)
+        return import_kernels(name, work)
     if backend != "auto":
         raise ValueError(f"the {backend} backend cannot be used: {obstacle}; use backend='torch' or 'auto'")
     return None
 
 
-def _obstacle(backend: str, device: torch.device, dtype: torch.dtype, surrogate: Callable[..., Any]) -> str | None:
+def _obstacle(
+    backend: str, device: torch.device, dtype: torch.dtype, surrogate: Callable[..., Any] | None, work: str
+) -> str | None:
     """Why a backend cannot do the job; None if it can."""
-    if type(surrogate) not in KNOWN_SURROGATES:  # a subclass may have another derivative
+    if (work, backend) not in MODULES:
+        return f"it has no kernels for this work ({work})"
+    if surrogate is not None and type(surrogate) not in KNOWN_SURROGATES:  # a subclass may have another derivative
         return f"it knows the surrogates of ss_lightning.surrogate only, not {surrogate!r}"
     if dtype not in (torch.float32, torch.float64):
         return f"it computes in float32 or float64, not in {dtype}"
     if backend == "numba" and device.type != "cpu":
         return f"it runs on the CPU, and the tensors are on {device}"
-    kernels = import_kernels(backend)
-    if kernels is None:
+    if backend == "numba":
+        return None
+    if import_kernels(backend, work) is None:
         return "Triton cannot be imported (see the warning)"
-    if backend == "triton" and device.type != "cuda" and not kernels.INTERPRETED:
+    from ss_lightning.functional.kernels import common_triton  # Triton is imported only where it is used
+
+    if device.type != "cuda" and not common_triton.INTERPRETED:
         return f"it runs on CUDA, and the tensors are on {device} (TRITON_INTERPRET=1 runs it on the CPU, slowly)"
-    return None
+    return None if can_launch(device) else "Triton cannot launch a kernel (see the warning)"
 
 
 @lru_cache
-def import_kernels(backend: str) -> ModuleType | None:
-    """The network kernels of a backend; None, with one warning, where Triton, which is optional, does not import."""
-    if backend == "numba":
-        return import_module("ss_lightning.functional.kernels.network_numba")
+def can_launch(device: torch.device) -> bool:
+    """Whether Triton launches kernels on a device; False, with one warning, for example without a C compiler."""
+    from ss_lightning.functional.kernels import common_triton
+
     try:
-        return import_module("ss_lightning.functional.kernels.network_triton")
+        common_triton.launch_probe(device)
+    except Exception as error:  # Triton, its compilers and the driver raise what they like
+        warnings.warn(
+            f"Triton cannot launch a kernel on {device} ({type(error).__name__}: {error}); the slower PyTorch path is "
+            "used instead. Triton needs a C compiler and the driver of the card",
+            RuntimeWarning,
+            stacklevel=5,
+        )
+        return False
+    return True
+
+
+@lru_cache
+def import_kernels(backend: str, work: str = "network") -> ModuleType | None:
+    """The kernels of a backend; None, with one warning, where Triton, which is optional, does not import."""
+    name = f"ss_lightning.functional.kernels.{MODULES[work, backend]}"
+    if backend == "numba":
+        return import_module(name)
+    try:
+        return import_module(name)
     except Exception as error:  # a broken installation can raise anything
         warnings.warn(
             f"Triton cannot be imported ({type(error).__name__}: {error}); the slower PyTorch path is used instead",

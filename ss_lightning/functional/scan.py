@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from ss_lightning.functional.backends import choose_backend
+from ss_lightning.functional.columns import Columns
 
 
 def leaky_scan_reference(current: Tensor, beta: Tensor | float) -> Tensor:
@@ -22,15 +27,20 @@ def _step_by_step(current: Tensor, beta: Tensor) -> Tensor:
     return torch.stack(membrane)
 
 
-def leaky_scan(current: Tensor, beta: Tensor | float) -> Tensor:
+def leaky_scan(current: Tensor, beta: Tensor | float, *, backend: str = "auto") -> Tensor:
     """Membrane of leaky integrators that never reset: ``V[t] = beta * V[t-1] + I[t]``, ``V[-1] = 0``.
 
     Args:
         current: input current ``I``, ``[T, B, N]`` (more trailing axes are fine).
         beta: decay per step in ``[0, 1]``, a number or a tensor that broadcasts against ``[B, N]``.
+        backend: ``torch`` (always works), ``triton`` (CUDA), or ``auto``: the kernels on CUDA where current and beta
+            have one dtype, else ``torch``.
 
     Returns:
         The membrane ``V``, ``[T, B, N]``. O(T) forwards and backwards.
+
+    Raises:
+        ValueError: the backend is unknown, or the backend asked for cannot do the job.
 
     Source: Taylor, King & Harper, arXiv:2205.15286.
 
@@ -43,7 +53,20 @@ def leaky_scan(current: Tensor, beta: Tensor | float) -> Tensor:
     beta = as_like(beta, current)
     if torch.compiler.is_compiling():
         return _step_by_step(current, beta)
-    return _LeakyScan.apply(current, beta)
+    kernels = _choose_kernels(backend, current, beta)
+    return _LeakyScan.apply(current, beta) if kernels is None else _FusedLeakyScan.apply(current, beta, kernels)
+
+
+def _choose_kernels(backend: str, current: Tensor, beta: Tensor) -> ModuleType | None:
+    """The kernels of a scan, which compute in one dtype; None means plain PyTorch."""
+    if current.dtype != beta.dtype or current.dim() < 2 or not len(current):
+        if backend == "triton":
+            raise ValueError(
+                f"the triton backend needs a current [T, B, N] of at least one step and a beta of its dtype, got "
+                f"{list(current.shape)} of {current.dtype} and a beta of {beta.dtype}"
+            )
+        return None
+    return choose_backend(backend, current.device, current.dtype, None, work="scan")
 
 
 class _LeakyScan(torch.autograd.Function):
@@ -64,11 +87,31 @@ class _LeakyScan(torch.autograd.Function):
         return grad_current.to(ctx.dtype), grad_beta
 
 
+class _FusedLeakyScan(torch.autograd.Function):
+    """The same in one pass each way."""
+
+    @staticmethod
+    def forward(ctx: Any, current: Tensor, beta: Tensor, kernels: ModuleType) -> Tensor:
+        ctx.layout, ctx.kernels = Columns(current), kernels
+        membrane = kernels.leaky_forward(ctx.layout.columns(current), ctx.layout.row(beta))
+        ctx.save_for_backward(beta, membrane if ctx.needs_input_grad[1] else None)
+        return ctx.layout.sequence(membrane)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor | None, None]:
+        beta, membrane = ctx.saved_tensors
+        layout = ctx.layout
+        grad_current, total = ctx.kernels.leaky_backward(layout.columns(grad), layout.row(beta), membrane)
+        grad_beta = None if total is None else layout.sequence(total[None])[0].sum_to_size(beta.shape)
+        return layout.sequence(grad_current), grad_beta, None
+
+
 def as_like(value: Tensor | float, like: Tensor) -> Tensor:
     """``value`` as a tensor on the device of ``like``; a number takes its dtype, a tensor keeps its own."""
     if isinstance(value, Tensor):
         return value.to(like.device)
-    return torch.as_tensor(value, dtype=like.dtype, device=like.device)
+    return torch.full((), value, dtype=like.dtype, device=like.device)  # filled there: a copy would stall the host
 
 
 def scan_forward(current: Tensor, beta: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from ss_lightning.functional.backends import choose_backend
+from ss_lightning.functional.columns import Columns
 from ss_lightning.functional.first_spike import (
     check_estimator,
     crossing_gradient,
@@ -68,8 +70,8 @@ def single_spike(
             ``spike_grad`` of snnTorch.
         estimator: ``ramp`` (the paper), ``survival``, ``flat`` or ``masked``: how the gradient of the one spike reaches
             the crossings, see :mod:`ss_lightning.functional.first_spike`.
-        backend: ``torch`` (always works), ``numba`` (CPU), or ``auto``: the kernels where they know the surrogate and
-            dtype, else ``torch``.
+        backend: ``torch`` (always works), ``numba`` (CPU), ``triton`` (CUDA), or ``auto``: the kernels of the device
+            where they know the surrogate and dtype, else ``torch``.
 
     Returns:
         Spikes of the shape and dtype of ``current``: 0, or 1 at most once per neuron and sample. Differentiable in
@@ -91,28 +93,28 @@ def single_spike(
     """
     check_arguments(current, beta, estimator)
     beta, threshold = as_like(beta, current), as_like(threshold, current)
-    if _has_kernels(backend, current, beta, threshold, surrogate):
-        return _FusedSingleSpike.apply(current, beta, threshold, surrogate, estimator)
+    kernels = _choose_kernels(backend, current, beta, threshold, surrogate)
+    if kernels is not None:
+        return _FusedSingleSpike.apply(current, beta, threshold, surrogate, estimator, kernels)
     if isinstance(surrogate, Surrogate) and not torch.compiler.is_compiling():
         return _SingleSpike.apply(current, beta, threshold, surrogate, estimator)
-    crossings = surrogate(leaky_scan(current, beta) - threshold)
+    membrane = leaky_scan(current, beta, backend="torch" if backend == "torch" else "auto")
+    crossings = surrogate(membrane - threshold)
     return first_spike(crossings, estimator).to(current.dtype)
 
 
-def _has_kernels(backend: str, current: Tensor, beta: Tensor, threshold: Tensor, surrogate: SpikeGrad) -> bool:
-    """Whether to use the kernels for a dense current, which exist for the CPU and one dtype, or plain PyTorch."""
-    if backend == "triton":
-        raise ValueError("the triton backend takes events (event_network), not a dense current; use 'torch' or 'auto'")
-    if backend == "auto" and current.device.type != "cpu":
-        return False
+def _choose_kernels(
+    backend: str, current: Tensor, beta: Tensor, threshold: Tensor, surrogate: SpikeGrad
+) -> ModuleType | None:
+    """The kernels for a dense current, which compute in one dtype; None means plain PyTorch."""
     if not current.dtype == beta.dtype == threshold.dtype:
-        if backend == "numba":
+        if backend in ("numba", "triton"):
             raise ValueError(
-                f"the numba backend needs one dtype, got a current of {current.dtype}, beta of {beta.dtype} and "
+                f"the {backend} backend needs one dtype, got a current of {current.dtype}, beta of {beta.dtype} and "
                 f"threshold of {threshold.dtype}"
             )
-        return False
-    return choose_backend(backend, current.device, current.dtype, surrogate) is not None
+        return None
+    return choose_backend(backend, current.device, current.dtype, surrogate, work="spikes")
 
 
 def check_arguments(current: Tensor, beta: Tensor | float, estimator: str) -> None:
@@ -171,52 +173,32 @@ class _FusedSingleSpike(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, current: Tensor, beta: Tensor, threshold: Tensor, surrogate: Surrogate, estimator: str
+        ctx: Any,
+        current: Tensor,
+        beta: Tensor,
+        threshold: Tensor,
+        surrogate: Surrogate,
+        estimator: str,
+        kernels: ModuleType,
     ) -> Tensor:
-        from ss_lightning.functional.kernels.dense_numba import dense_forward  # numba is imported only where it is used
-
-        layout = _Columns(current)
+        layout = Columns(current)
         columns, decay, level = layout.columns(current), layout.row(beta), layout.row(threshold)
-        spikes, saved = dense_forward(columns, decay, level, keep=any(ctx.needs_input_grad))
+        spikes, saved = kernels.dense_forward(columns, decay, level, keep=any(ctx.needs_input_grad))
         ctx.save_for_backward(columns, beta, threshold, *saved)
-        ctx.surrogate, ctx.estimator, ctx.layout = surrogate, estimator, layout
+        ctx.surrogate, ctx.estimator, ctx.layout, ctx.kernels = surrogate, estimator, layout, kernels
         return layout.sequence(spikes)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        from ss_lightning.functional.kernels.dense_numba import dense_backward
-
         columns, beta, threshold, *saved = ctx.saved_tensors
         layout = ctx.layout
         decay, level, grad = layout.row(beta), layout.row(threshold), layout.columns(grad)
-        grad_current, *grads = dense_backward(columns, decay, level, saved, grad, ctx.surrogate, ctx.estimator)
+        grad_current, *grads = ctx.kernels.dense_backward(
+            columns, decay, level, saved, grad, ctx.surrogate, ctx.estimator
+        )
         grad_beta, grad_threshold = (
             layout.sequence(total[None])[0].sum_to_size(value.shape) if needed else None
             for total, value, needed in zip(grads, (beta, threshold), ctx.needs_input_grad[1:3], strict=True)
         )
-        return layout.sequence(grad_current), grad_beta, grad_threshold, None, None
-
-
-class _Columns:
-    """A sequence ``[T, B, ...]`` as columns ``[T, M]``: the neurons in the order in which memory holds them.
-
-    So images whose channels lie next to each other (``torch.channels_last``) are neither copied nor reordered.
-    """
-
-    def __init__(self, like: Tensor) -> None:
-        self.axes = [0, *sorted(range(1, like.dim()), key=like.stride, reverse=True)]
-        self.shape = [like.shape[axis] for axis in self.axes]
-        self.inverse = [self.axes.index(axis) for axis in range(like.dim())]
-
-    def columns(self, sequence: Tensor) -> Tensor:
-        """``[T, M]`` of ``[T, B, ...]``; a copy only of what lies in another order."""
-        return sequence.permute(self.axes).contiguous().view(len(sequence), -1)
-
-    def row(self, value: Tensor) -> Tensor:
-        """``[M]`` of a value that broadcasts against ``[B, ...]``."""
-        return self.columns(value.expand([self.shape[axis] for axis in self.inverse[1:]])[None])[0]
-
-    def sequence(self, columns: Tensor) -> Tensor:
-        """``[T, B, ...]`` of ``[T, M]``."""
-        return columns.view(len(columns), *self.shape[1:]).permute(self.inverse)
+        return layout.sequence(grad_current), grad_beta, grad_threshold, None, None, None

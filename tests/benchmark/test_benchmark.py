@@ -1,14 +1,31 @@
 """The benchmark measures what it says: same job for all, nothing lost, caps recorded. Speed itself is not tested."""
 
 import csv
+import gc
+import io
+import weakref
+from dataclasses import replace
+from unittest.mock import MagicMock
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from ss_lightning import single_spike
 from ss_lightning.benchmark import measure
-from ss_lightning.benchmark.cells import FASHION, SHD, Cell, cells, make_batch
-from ss_lightning.benchmark.contenders import BETA_HIDDEN, SURROGATE, Contender, PaperBlock, contenders
+from ss_lightning.benchmark.cells import CONV, FASHION, SHD, SUITES, Cell, cells, make_batch
+from ss_lightning.benchmark.clock import make_clock
+from ss_lightning.benchmark.command import show_progress
+from ss_lightning.benchmark.contenders import (
+    BETA_HIDDEN,
+    SURROGATE,
+    Contender,
+    KernelNetwork,
+    Ours,
+    PaperBlock,
+    contenders,
+    taking_part,
+)
 from ss_lightning.cli.commands import main
 
 SMALL = Cell("step", "small", 4, 12, (40, 6, 3), density=0.8)
@@ -59,7 +76,7 @@ def test_batches_have_the_density_they_say():
 
 def test_grids():
     assert len(cells("layer", full=True)) == 4 * 4 * 9
-    for suite in ("neuron", "layer", "step", "scale"):
+    for suite in SUITES:
         assert all(cell.suite == suite for cell in cells(suite, full=False))
 
 
@@ -107,3 +124,196 @@ def test_wrong_arguments(capsys):
     assert main(["benchmark", "--suit=stp"]) == 2
     assert main(["benchmark", "--rounds=0"]) == 2
     assert "--rounds must be 1 or more" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("suite", SUITES)
+def test_every_contender_that_takes_part_runs_the_job_of_a_suite(suite, monkeypatch):
+    monkeypatch.setattr(measure, "_MOST_REPEATS", 1)
+    image = (1, 4, 4) if suite == "conv" else ()
+    cell = Cell(suite, "small", 2, 5, (6,) if suite == "neuron" else (16 if image else 7, 4, 3), 0.4, image=image)
+    rivals = taking_part(suite, contenders())
+    timings = measure.time_cell(cell, rivals, rounds=1, cap_seconds=60)
+    assert {timing.contender for timing in timings} == {r.name for r in rivals if measure.has_job(r, cell)}
+    assert [timing.status for timing in timings if timing.status != "measured"] == []
+    assert any(timing.contender.startswith("ss_lightning") for timing in timings)
+
+
+def test_inference_takes_no_gradient_and_trains_nothing():
+    seen = []
+
+    class Watched(torch.nn.Linear):
+        def forward(self, x):
+            seen.append((self.training, torch.is_grad_enabled()))
+            return super().forward(x.sum(0))
+
+    contender = Contender("watched", lambda sizes, num_steps: Watched(sizes[0], sizes[-1]))
+    measure.make_job(contender, replace(SMALL, suite="infer"))()
+    measure.make_job(contender, SMALL)()
+    assert seen == [(False, False), (True, True)]
+
+
+def test_convolutional_networks_have_one_architecture():
+    cell = replace(CONV, steps=2, batch=2)
+    (theirs, ours) = (c for c in contenders() if c.name in ("snnTorch Leaky", "ss_lightning survival (numba)"))
+    events, _ = make_batch(cell)
+    shapes = []
+    for contender in (theirs, ours):
+        network = contender.conv(cell)
+        assert network(events if contender.takes == "events" else events.to_dense()).shape == (2, 10)
+        shapes.append(sorted(tuple(p.shape) for p in network.parameters() if p.dim() > 1 and p.numel() > p.shape[0]))
+    assert shapes[0] == shapes[1] == [(10, 1000), (32, 1, 5, 5), (64, 32, 5, 5), (1000, 64 * 7 * 7)]
+
+
+def test_kernels_alone_compute_what_the_network_of_the_package_computes():
+    torch.manual_seed(0)
+    ours, alone = Ours(SMALL.sizes, estimator="survival"), KernelNetwork(SMALL.sizes, "survival", "torch")
+    with torch.no_grad():
+        for linear, synapse in zip(alone.linear, ours.net.synapses, strict=True):
+            linear.weight.copy_(synapse.weight)
+            linear.bias.copy_(synapse.bias)
+    events, _ = make_batch(SMALL)
+    assert sum(time.lt(SMALL.steps).sum() for time in alone.spikes(events).times) > 0
+    torch.testing.assert_close(alone(events), ours(events))
+    with torch.no_grad():
+        alone.beta[0].mul_(0.5)
+    assert not torch.allclose(alone(events), ours(events))
+
+
+def test_gpu_contenders_are_snntorchs_loop_its_graph_and_the_triton_kernels():
+    names = [contender.name for contender in contenders("cuda")]
+    assert names[:2] == ["snnTorch Leaky", "snnTorch Leaky (CUDA graph)"]
+    assert "ss_lightning survival (triton)" in names
+    assert not any("numba" in name for name in names)
+
+
+def test_without_snntorch_the_kernels_alone_take_part(monkeypatch):
+    monkeypatch.setattr("ss_lightning.benchmark.contenders.find_spec", lambda name: None)
+    names = [contender.name for contender in contenders("cuda")]
+    assert names == ["paper's block", "ss_lightning kernels alone (triton)"]
+
+
+def test_a_graph_without_a_gpu_is_recorded():
+    graph = Contender("graph", lambda sizes, num_steps: torch.nn.Identity(), package=None, graph=True)
+    assert measure.time_cell(SMALL, [graph], 1, 1.0)[0].status == "needs a GPU"
+
+
+class Waits(TorchDispatchMode):
+    """Refuses what would make the host wait for a card: a number, a shape or a copy that depends on values."""
+
+    FORBIDDEN = ("_local_scalar_dense", "nonzero", "masked_select", "_unique", "bincount")
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if any(name in str(func) for name in self.FORBIDDEN):
+            raise RuntimeError(f"{func} waits for the card")
+        return func(*args, **(kwargs or {}))
+
+
+def test_a_graph_keeps_the_tensors_it_works_on(monkeypatch):
+    """The card's side is replaced, so only what the host does is seen: three runs to warm up, one to record."""
+    for name in ("Stream", "current_stream", "stream", "synchronize", "CUDAGraph", "graph"):
+        monkeypatch.setattr(f"torch.cuda.{name}", MagicMock())
+    runs, networks = [], []
+
+    class Watched(torch.nn.Linear):
+        def forward(self, x):
+            runs.append(1)
+            return super().forward(x.sum(0))
+
+    def build(sizes, num_steps):
+        network = Watched(sizes[0], sizes[-1])
+        networks.append(weakref.ref(network))
+        return network
+
+    replay = measure.make_job(Contender("graph", build, graph=True), replace(SMALL, suite="infer"))
+    gc.collect()
+    assert len(runs) == 4
+    replay()
+    assert len(runs) == 4, "a replay runs no Python"
+    assert networks[0]() is not None
+    del replay
+    gc.collect()
+    assert networks[0]() is None
+
+
+@pytest.mark.parametrize("cell", [SMALL, Cell("conv", "small", 2, 3, (16, 5, 3), 0.4, image=(1, 4, 4))])
+def test_snntorchs_loop_can_be_a_graph(cell):
+    """A CUDA graph holds no step that waits for the card; capture itself needs one."""
+    (loop,) = [c for c in contenders() if c.name == "snnTorch Leaky"]
+    network = (loop.conv(cell) if cell.image else loop.network(cell.sizes, cell.steps)).train()
+    events, labels = make_batch(cell)
+    dense = events.to_dense()
+    with Waits():
+        torch.nn.functional.cross_entropy(network(dense), labels).backward()
+    with Waits(), pytest.raises(RuntimeError, match="waits"):
+        network(dense).sum().item()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is here")
+def test_a_gpu_that_is_not_there_is_one_line(capsys):
+    assert main(["benchmark", "--device=cuda"]) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert "finds no GPU on this machine. Use --device cpu" in line
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_gpu_times_and_memory():
+    clock = make_clock("cuda")
+    rivals = [c for c in contenders("cuda") if "snnTorch Leaky" in c.name or "survival (triton)" in c.name]
+    timings = measure.time_cell(SMALL, rivals, rounds=2, cap_seconds=60, clock=clock)
+    assert [t.status for t in timings] == ["measured"] * len(timings)
+    assert all(t.peak_mib > 0 for t in timings)
+
+
+def test_ctrl_c_keeps_what_was_measured(tmp_path, monkeypatch, capsys):
+    rounds = []
+
+    def stop(seconds):
+        def counted(self, job, repeats=1):
+            rounds.append(repeats)
+            if len(rounds) > seconds:
+                raise KeyboardInterrupt
+            return 0.5
+
+        return counted
+
+    monkeypatch.setattr("ss_lightning.benchmark.command.cells", lambda suite, full: [SMALL, replace(SMALL, name="b")])
+    monkeypatch.setattr("ss_lightning.benchmark.clock.Clock.seconds", stop(10))
+    monkeypatch.chdir(tmp_path)
+    # Two contenders, two runs each to warm up: the first cell takes 2 * (2 + 2) = 8, the second is cut in its warm-up.
+    command = ["benchmark", "--only=survival (torch)", "--rounds=2", "--out=out"]
+    assert main(command) == 130
+    captured = capsys.readouterr()
+    assert "what was measured so far: out/1_threads.csv" in captured.out
+    assert "stopped by Ctrl-C" in captured.err
+    with (tmp_path / "out" / "1_threads.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["cell"], row["status"]) for row in rows] == [
+        ("small", "measured"),
+        ("small", "measured"),
+        ("b", "interrupted"),
+        ("b", "interrupted"),
+    ]
+    assert [float(row["median_ms"]) for row in rows[:2]] == [500, 500]
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["1_threads.csv"]
+
+
+def test_progress_is_plain_lines_without_a_terminal(capsys):
+    with show_progress(2) as next_cell:
+        for name in ("one", "two"):
+            next_cell(name)("not shown")
+    assert capsys.readouterr().out.split("\n") == ["", "cell 1 of 2: one", "cell 2 of 2: two"]
+
+
+def test_progress_is_a_bar_on_a_terminal(monkeypatch):
+    screen = io.StringIO()
+    monkeypatch.setattr(screen, "isatty", lambda: True, raising=False)
+    monkeypatch.setattr("sys.stdout", screen)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "120")
+    with show_progress(3) as next_cell:
+        next_cell("one")
+        next_cell("two")("round 1 of 5")
+        print("a table")
+    assert "1 of 3 cells" in screen.getvalue()
+    assert "a table" in screen.getvalue()

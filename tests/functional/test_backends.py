@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ss_lightning.functional import backends, choose_backend
+from ss_lightning.functional import backends, choose_backend, leaky_scan, single_spike
 from ss_lightning.functional.kernels import network_numba
 from ss_lightning.surrogate import ATan, FastSigmoid, Surrogate, Triangle
 
@@ -91,3 +91,48 @@ def test_without_numba_the_installation_is_broken() -> None:
     """A requirement: no slower path hides that it is missing."""
     with pytest.raises(ImportError, match="no such library"):
         choose_backend("auto", CPU, torch.float32, ATan())
+
+
+@pytest.fixture
+def no_launch(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Triton imports, and a launch raises what it raises where there is no C compiler."""
+    pytest.importorskip("triton")
+    from ss_lightning.functional.kernels import common_triton
+
+    def broken(device: torch.device) -> None:
+        raise RuntimeError("Failed to find C compiler. Please specify via CC environment variable.")
+
+    monkeypatch.setattr(common_triton, "launch_probe", broken)
+    backends.can_launch.cache_clear()
+    yield
+    backends.can_launch.cache_clear()
+
+
+@pytest.mark.usefixtures("no_launch")
+@pytest.mark.parametrize("work", ["network", "spikes", "scan"])
+def test_where_triton_cannot_launch_a_gpu_gets_plain_pytorch_and_one_warning(work: str) -> None:
+    with pytest.warns(
+        RuntimeWarning, match="Triton cannot launch a kernel on cuda .RuntimeError: Failed to find C compi"
+    ):
+        assert choose_backend("auto", CUDA, torch.float32, ATan(), work=work) is None
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert choose_backend("auto", CUDA, torch.float32, ATan(), work=work) is None
+        with pytest.raises(ValueError, match="triton backend cannot be used: Triton cannot launch a kernel"):
+            choose_backend("triton", CUDA, torch.float32, ATan(), work=work)
+
+
+@pytest.mark.usefixtures("no_launch")
+def test_results_are_those_of_plain_pytorch_where_triton_cannot_launch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The CPU stands in for a card whose kernels cannot be launched."""
+    from ss_lightning.functional.kernels import common_triton
+
+    monkeypatch.setattr(backends, "OF_DEVICE", {"cpu": "triton"})
+    monkeypatch.setattr(common_triton, "INTERPRETED", True)
+    current = torch.randn(9, 2, 5, generator=torch.Generator().manual_seed(0))
+    with pytest.warns(RuntimeWarning, match="Triton cannot launch") as record:
+        spikes, membrane = single_spike(current, 0.9), leaky_scan(current, 0.9)
+    assert len(record) == 1
+    assert torch.equal(spikes, single_spike(current, 0.9, backend="torch"))
+    assert torch.equal(membrane, leaky_scan(current, 0.9, backend="torch"))
+    assert 0 < spikes.sum() < spikes[0].numel()

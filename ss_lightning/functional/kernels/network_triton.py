@@ -1,8 +1,8 @@
 """GPU kernels of single-spike networks, with the signatures of :mod:`ss_lightning.functional.kernels.network_numba`.
 
 One program does one sample and one block of neurons. Forward, the membrane lives in registers: decay, add the weight
-rows of this step's events, compare, note the first crossing; nothing ``[T, B, N]`` reaches memory. Backward, a few
-samples at a time: the membrane is recomputed into scratch that stays in the L2 cache, ``dL/dS`` is one matrix product
+rows of this step's events, compare, note the first crossing; nothing ``[T, B, N]`` reaches memory. Backward, as many
+samples at a time as memory allows: the membrane is recomputed into scratch, ``dL/dS`` is one matrix product
 with the layers above, and a walk back in time turns it into ``dL/dI``. Weight gradients gather those rows over the
 events of each input unit, in a fixed order and without atomics, so results are deterministic.
 
@@ -12,8 +12,8 @@ With ``TRITON_INTERPRET=1`` the kernels run on the CPU, slowly, which is how the
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import reduce
-from typing import Any, NamedTuple
+from functools import lru_cache, reduce
+from typing import NamedTuple
 
 import torch
 import triton
@@ -21,24 +21,29 @@ import triton.language as tl
 from torch import Tensor
 
 from ss_lightning.events import EventBatch
-from ss_lightning.functional.kernels.common import LayerTensors, estimator_code, surrogate_code, surrogate_shape
+from ss_lightning.functional.kernels.common import LayerTensors, estimator_code, surrogate_code
+from ss_lightning.functional.kernels.common_triton import (
+    device_guard,
+    launch_options,
+    shape_tensor,
+    surrogate_derivative,
+)
 from ss_lightning.surrogate import Surrogate
 
-INTERPRETED: bool = triton.knobs.runtime.interpret
-
-# Neurons of one program, and the scratch of the samples that the backward pass takes at a time.
+# Neurons of one program, and the scratch of the samples that the backward pass takes at a time without a card.
 _BLOCK = 128
-# Product and sum are rounded one after the other, as everywhere else: all backends then spike alike.
-_OPTIONS: dict[str, Any] = {"BLOCK": _BLOCK, "enable_fp_fusion": False}
+_OPTIONS = launch_options(_BLOCK, registers=64)  # 8 programs at a time on a multiprocessor
 _SCRATCH_BYTES = 32_000_000
 
 
 # Kernels --------------------------------------------------------------------------------------------------------------
+# Sizes and alignments are not specialised: with one neuron a thread nothing could be gained, and a slice of a tensor
+# would compile a second variant in the middle of a training.
 
 
 @triton.jit
 def _current(units, offsets, table, bias, row, columns, inside, size):
-    """Input current of one step: the bias and the weight rows of the events of ``row = sample * T + step``."""
+    """Input current of one step: the bias and the weight rows of its events, which begin at ``offsets[row]``."""
     total = bias
     event = tl.load(offsets + row)
     stop = tl.load(offsets + row + 1)
@@ -49,9 +54,12 @@ def _current(units, offsets, table, bias, row, columns, inside, size):
     return total
 
 
-@triton.jit(do_not_specialize=["num_steps", "size", "bias_stride"])
+@triton.jit(
+    do_not_specialize=["stride", "num_steps", "size", "bias_stride"],
+    do_not_specialize_on_alignment=["units", "offsets", "table", "bias", "beta", "threshold", "times"],
+)
 def _first_times(
-    units, offsets, table, bias, beta, threshold, bias_stride, times, num_steps, size, BLOCK: tl.constexpr
+    units, offsets, stride, table, bias, beta, threshold, bias_stride, times, num_steps, size, BLOCK: tl.constexpr
 ):
     """First crossing of every neuron, ``num_steps`` for none; a block whose neurons have all fired is done."""
     sample = tl.program_id(0)
@@ -64,7 +72,7 @@ def _first_times(
     step = 0
     stop = num_steps
     while step < stop:
-        row = sample * num_steps + step
+        row = sample * stride + step
         bias_row = tl.load(bias + step * bias_stride + columns, mask=inside, other=0.0)
         membrane = beta_row * membrane + _current(units, offsets, table, bias_row, row, columns, inside, size)
         first = tl.where((membrane > threshold_row) & (first == num_steps), step, first)
@@ -73,8 +81,11 @@ def _first_times(
     tl.store(times + sample * size + columns, first, mask=inside)
 
 
-@triton.jit(do_not_specialize=["num_steps", "size"])
-def _readout_membrane(units, offsets, table, bias, beta, out, num_steps, size, BLOCK: tl.constexpr):
+@triton.jit(
+    do_not_specialize=["stride", "num_steps", "size"],
+    do_not_specialize_on_alignment=["units", "offsets", "table", "bias", "beta", "out"],
+)
+def _readout_membrane(units, offsets, stride, table, bias, beta, out, num_steps, size, BLOCK: tl.constexpr):
     """Membrane of the readout at every step."""
     sample = tl.program_id(0)
     columns = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
@@ -84,13 +95,16 @@ def _readout_membrane(units, offsets, table, bias, beta, out, num_steps, size, B
     membrane = tl.zeros_like(bias_row)
     step = 0
     while step < num_steps:
-        row = sample * num_steps + step
+        row = sample * stride + step
         membrane = beta_row * membrane + _current(units, offsets, table, bias_row, row, columns, inside, size)
-        tl.store(out + row.to(tl.int64) * size + columns, membrane, mask=inside)
+        tl.store(out + (sample * num_steps + step).to(tl.int64) * size + columns, membrane, mask=inside)
         step += 1
 
 
-@triton.jit(do_not_specialize=["num_steps", "size"])
+@triton.jit(
+    do_not_specialize=["num_steps", "size"],
+    do_not_specialize_on_alignment=["grad", "membrane", "beta", "out", "grad_bias", "grad_beta"],
+)
 def _readout_backward(grad, membrane, beta, out, grad_bias, grad_beta, num_steps, size, BLOCK: tl.constexpr):
     """``dI[t] = dV[t] + beta * dI[t+1]`` of the readout, and each sample's share of the other gradients."""
     sample = tl.program_id(0)
@@ -103,34 +117,26 @@ def _readout_backward(grad, membrane, beta, out, grad_bias, grad_beta, num_steps
     step = num_steps - 1
     while step >= 0:
         at = (sample * num_steps + step).to(tl.int64) * size + columns
+        beta_sum += carry * tl.load(membrane + at, mask=inside, other=0.0)  # dL/dI of the step after
         carry = tl.load(grad + at, mask=inside, other=0.0) + beta_row * carry
-        before = tl.load(membrane + at - size, mask=inside & (step > 0), other=0.0)
         bias_sum += carry
-        beta_sum += carry * before
         tl.store(out + at, carry, mask=inside)
         step -= 1
     tl.store(grad_bias + sample * size + columns, bias_sum, mask=inside)
     tl.store(grad_beta + sample * size + columns, beta_sum, mask=inside)
 
 
-@triton.jit
-def _derivative(x, height, scale, SURROGATE: tl.constexpr):
-    """Derivative of the surrogate at ``x = V - threshold``; ``surrogate_shape`` gives height and scale."""
-    if SURROGATE == 0:
-        base = tl.abs(x) * scale + 1
-        result = height / (base * base)
-    elif SURROGATE == 1:
-        scaled = x * scale
-        result = height / (scaled * scaled + 1)
-    else:
-        result = tl.maximum(height - tl.abs(x) * scale, 0.0)
-    return result
-
-
-@triton.jit(do_not_specialize=["num_steps", "size", "bias_stride"])
+@triton.jit(
+    do_not_specialize=["stride", "num_steps", "size", "bias_stride"],
+    do_not_specialize_on_alignment=[
+        "units", "offsets", "table", "bias", "beta", "threshold", "times", "shape", "grad", "membrane",
+        "grad_bias", "grad_beta", "grad_threshold",
+    ],
+)  # fmt: skip
 def _layer_backward(
     units,
     offsets,
+    stride,
     table,
     bias,
     beta,
@@ -165,18 +171,20 @@ def _layer_backward(
     step = 0
     stop = num_steps
     while step < stop:
-        row = sample * num_steps + step
+        row = sample * stride + step
         bias_row = tl.load(bias + step * bias_stride + columns, mask=inside, other=0.0)
         potential = beta_row * potential + _current(units, offsets, table, bias_row, row, columns, inside, size)
         crossed = potential > threshold_row
         second = tl.where(crossed & (first < num_steps) & (second == num_steps), step, second)
         first = tl.where(crossed & (first == num_steps), step, first)
-        tl.store(membrane + row.to(tl.int64) * size + columns, potential, mask=inside)
+        tl.store(membrane + (sample * num_steps + step).to(tl.int64) * size + columns, potential, mask=inside)
         if ESTIMATOR == 1:  # survival asks for nothing after the second crossing
             stop = tl.where(tl.max(second, 0) < num_steps, 0, stop)
         elif ESTIMATOR == 3:  # and masked for nothing after the first one
             stop = tl.where(tl.max(first, 0) < num_steps, 0, stop)
         step += 1
+    # The walk back reads what was stored here, and in another layout another thread would read it.
+    tl.debug_barrier()
 
     start = (sample * num_steps).to(tl.int64) * size
     at_first = tl.load(grad + start + first * size + columns, mask=inside & (first < num_steps), other=0.0)
@@ -206,12 +214,13 @@ def _layer_backward(
             signal = tl.where(step <= first, total, 0.0)
         else:
             signal = tl.where(step <= first, signal, 0.0)
-        signal = tl.where(learns, signal, 0.0) * _derivative(potential - threshold_row, height, scale, SURROGATE)
+        signal = tl.where(learns, signal, 0.0) * surrogate_derivative(
+            potential - threshold_row, height, scale, SURROGATE
+        )
         threshold_sum -= signal
+        beta_sum += carry * potential  # dL/dI of the step after
         carry = signal + beta_row * carry
-        before = tl.load(membrane + at - size, mask=known & (step > 0), other=0.0)
         bias_sum += carry
-        beta_sum += carry * before
         tl.store(grad + at, carry, mask=inside)
         step -= 1
     tl.store(grad_bias + sample * size + columns, bias_sum, mask=inside)
@@ -219,18 +228,26 @@ def _layer_backward(
     tl.store(grad_threshold + sample * size + columns, threshold_sum, mask=inside)
 
 
-@triton.jit(do_not_specialize=["size"])
-def _weight_gradient(starts, rows, grad_current, out, size, BLOCK: tl.constexpr):
-    """Add the rows of ``dL/dI`` of all events of one input unit to its row of the gradient table."""
+@triton.jit(
+    do_not_specialize=["first_row", "size"],
+    do_not_specialize_on_alignment=["starts", "stops", "rows", "grad_current", "out"],
+)
+def _weight_gradient(starts, stops, rows, first_row, grad_current, out, size, BLOCK: tl.constexpr):
+    """Add the rows of ``dL/dI`` of all events of one input unit to its row of the gradient table.
+
+    The rows of the unit are ``rows[starts[unit] : stops[unit]]``, those of ``grad_current`` begin with ``first_row``; a
+    negative row is no event.
+    """
     unit = tl.program_id(0)
     columns = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = columns < size
     total = tl.load(out + unit.to(tl.int64) * size + columns, mask=inside, other=0.0)
     event = tl.load(starts + unit)
-    stop = tl.load(starts + unit + 1)
+    stop = tl.load(stops + unit)
     while event < stop:
         row = tl.load(rows + event).to(tl.int64)
-        total += tl.load(grad_current + row * size + columns, mask=inside, other=0.0)
+        at = (row - first_row) * size + columns
+        total += tl.load(grad_current + at, mask=inside & (row >= 0), other=0.0)
         event += 1
     tl.store(out + unit.to(tl.int64) * size + columns, total, mask=inside)
 
@@ -247,10 +264,23 @@ class _Layer(NamedTuple):
     threshold: Tensor
 
 
+class StepEvents(NamedTuple):
+    """Events as the kernels read them: ``units[offsets[b * stride + t] : offsets[b * stride + t + 1]]``."""
+
+    units: Tensor
+    offsets: Tensor
+    stride: int
+
+    def of_samples(self, low: int) -> StepEvents:
+        """Those from sample ``low`` on."""
+        return self._replace(offsets=self.offsets[low * self.stride :])
+
+
 class Prepared(NamedTuple):
-    """What the backward pass takes over from the forward pass."""
+    """What the backward pass takes over from the forward pass; ``inputs`` are the events that each layer listens to."""
 
     events: EventBatch
+    inputs: list[StepEvents]
     hidden: list[_Layer]
     readout: _Layer
 
@@ -271,25 +301,74 @@ def _grid(samples: int, size: int) -> tuple[int, int]:
     return samples, triton.cdiv(size, _BLOCK)
 
 
-def spike_events(times: Sequence[Tensor], num_steps: int) -> EventBatch:
-    """Spikes of hidden layers (first spike times ``[B, N]`` each, side by side) as events; none of negative times."""
-    joined = torch.cat(list(times), 1).long()
-    joined = torch.where(joined < 0, num_steps, joined)
-    samples, size = joined.shape
-    order = joined.argsort(dim=1, stable=True)
-    fired = joined.gather(1, order) < num_steps
-    counts = torch.zeros(samples, num_steps + 1, dtype=torch.int32, device=joined.device)
-    counts.scatter_add_(1, joined, torch.ones_like(joined, dtype=torch.int32))
-    offsets = torch.zeros(samples * num_steps + 1, dtype=torch.int32, device=joined.device)
-    offsets[1:] = counts[:, :num_steps].reshape(-1).cumsum(0)
-    return EventBatch(order[fired].int(), offsets, num_steps, size)
+# Nothing below asks the device for a number: the host would wait for all that it has been given to do.
 
 
-def slice_events(events: EventBatch, low: int, high: int) -> EventBatch:
-    """The events of the samples from ``low`` to ``high``."""
-    offsets = events.offsets[low * events.num_steps : high * events.num_steps + 1]
-    begin, end = int(offsets[0]), int(offsets[-1])
-    return EventBatch(events.units[begin:end], offsets - begin, events.num_steps, events.num_units)
+def _side_by_side(times: Sequence[Tensor], num_steps: int) -> Tensor:
+    """First spike times of some layers, ``[B, N]`` each, as one tensor; ``num_steps`` where there is no spike."""
+    joined = torch.cat(list(times), 1)
+    return torch.where(joined < 0, num_steps, joined)
+
+
+def spike_events(times: Sequence[Tensor], num_steps: int) -> StepEvents:
+    """Spikes of hidden layers (first spike times ``[B, N]`` each, side by side) as events; none of negative times.
+
+    The units of a sample lie in the order of their spikes. The silent ones come last, where no step reaches.
+    """
+    ordered, units = _side_by_side(times, num_steps).sort(dim=1, stable=True)
+    samples, size = ordered.shape
+    steps = torch.arange(num_steps + 1, dtype=ordered.dtype, device=ordered.device).expand(samples, -1).contiguous()
+    offsets = torch.searchsorted(ordered, steps, out_int32=True)
+    offsets += size * torch.arange(samples, dtype=torch.int32, device=ordered.device)[:, None]
+    return StepEvents(units.int().view(-1), offsets.view(-1), num_steps + 1)
+
+
+class UnitEvents:
+    """Input events unit by unit, and for each unit in the order of the samples.
+
+    Args:
+        events: of a whole batch; they are sorted once.
+    """
+
+    def __init__(self, events: EventBatch) -> None:
+        self.num_steps, samples, self.num_units = events.shape
+        self._rows = samples * self.num_steps
+        self._keys = (events.units.long() * self._rows + events.bags()).sort()[0]
+        self._row_of_key = self._keys % self._rows
+
+    def of_samples(self, low: int, high: int) -> tuple[Tensor, Tensor, Tensor, int]:
+        """Those of the samples ``low <= b < high``, as :func:`_weight_gradient` reads them."""
+        begins = self._rows * torch.arange(self.num_units, device=self._keys.device)
+        starts, stops = (torch.searchsorted(self._keys, begins + sample * self.num_steps) for sample in (low, high))
+        return starts, stops, self._row_of_key, low * self.num_steps
+
+
+class UnitSpikes:
+    """The same for spikes of hidden layers (first spike times ``[B, N]`` each, side by side): one row a sample.
+
+    Args:
+        times: of the layers.
+        num_steps: ``T``.
+    """
+
+    def __init__(self, times: Sequence[Tensor], num_steps: int) -> None:
+        joined = _side_by_side(times, num_steps)
+        self.num_steps, (self._samples, self.num_units) = num_steps, joined.shape
+        begins = num_steps * torch.arange(self._samples, device=joined.device)[:, None]
+        self._rows = torch.where(joined < num_steps, begins + joined, -1).t().contiguous()
+
+    def of_samples(self, low: int, high: int) -> tuple[Tensor, Tensor, Tensor, int]:
+        """Those of the samples ``low <= b < high``, as :func:`_weight_gradient` reads them."""
+        begins = self._samples * torch.arange(self.num_units, device=self._rows.device)
+        return begins + low, begins + high, self._rows, low * self.num_steps
+
+
+@lru_cache
+def _scratch_bytes(device: torch.device) -> int:
+    """How large the scratch of one layer may be: a sixteenth of the card, where a whole batch fits as a rule."""
+    if device.type != "cuda":
+        return _SCRATCH_BYTES
+    return int(torch.cuda.get_device_properties(device).total_memory // 16)
 
 
 def network_forward(
@@ -304,22 +383,23 @@ def network_forward(
     Times are ``T`` for silent neurons and -1 where ``keep`` (bool ``[B, N]``, or None) leaves a neuron out.
     """
     num_steps, num_samples, _ = events.shape
-    prepared = Prepared(events, [_prepare(layer) for layer in hidden], _prepare(readout))
+    inputs = [StepEvents(events.units, events.offsets, num_steps)]
+    prepared = Prepared(events, inputs, [_prepare(layer) for layer in hidden], _prepare(readout))
     times: list[Tensor] = []
-    spikes = events
-    for layer, kept in zip(prepared.hidden, keep, strict=True):
-        size = len(layer.beta)
-        time = torch.empty(num_samples, size, dtype=torch.int32, device=events.device)
-        _first_times[_grid(num_samples, size)](
-            spikes.units, spikes.offsets, *layer, _bias_stride(layer), time, num_steps, size, **_OPTIONS
+    with device_guard(events.offsets):
+        for layer, kept in zip(prepared.hidden, keep, strict=True):
+            size = len(layer.beta)
+            time = torch.empty(num_samples, size, dtype=torch.int32, device=events.device)
+            _first_times[_grid(num_samples, size)](
+                *inputs[-1], *layer, _bias_stride(layer), time, num_steps, size, **_OPTIONS
+            )
+            times.append(time if kept is None else torch.where(kept, time, -1))
+            inputs.append(spike_events(times if skip else times[-1:], num_steps))
+        size = len(readout.weight)
+        membrane = readout.weight.new_empty(num_samples, num_steps, size)
+        _readout_membrane[_grid(num_samples, size)](
+            *inputs[-1], *prepared.readout[:3], membrane, num_steps, size, **_OPTIONS
         )
-        times.append(time if kept is None else torch.where(kept, time, -1))
-        spikes = spike_events(times if skip else times[-1:], num_steps)
-    size = len(readout.weight)
-    membrane = readout.weight.new_empty(num_samples, num_steps, size)
-    _readout_membrane[_grid(num_samples, size)](
-        spikes.units, spikes.offsets, *prepared.readout[:3], membrane, num_steps, size, **_OPTIONS
-    )
     return membrane, times, prepared
 
 
@@ -343,51 +423,54 @@ def network_backward(
     # Below the lowest layer that learns nothing is left to do.
     lowest = next(i for i, need in enumerate(needs) if any(need))
     widest = max(len(layer.beta) for layer in layers)
-    chunk = max(1, _SCRATCH_BYTES // (num_steps * widest * grad.element_size()))
-    for low in range(0, num_samples, chunk):
-        high = min(low + chunk, num_samples)
-        done = [time[low:high] for time in times]
-        source = slice_events(prepared.events, low, high)
-        inputs = [source]
-        inputs += [spike_events(done[:i] if skip else done[i - 1 : i], num_steps) for i in range(1, len(layers))]
-        size = len(readout.weight)
-        current = torch.empty_like(grad[low:high])
-        shares = [grad.new_empty(high - low, size) for _ in range(2)]
-        _readout_backward[_grid(high - low, size)](
-            grad[low:high], membrane[low:high], prepared.readout.beta, current, *shares, num_steps, size, **_OPTIONS
-        )
-        _add(totals[-1], inputs[-1], current, [*shares, None], needs[-1])
-        above = {len(hidden): current}
-        for i in range(len(hidden) - 1, lowest - 1, -1):
-            size = len(layers[i].beta)
-            current = _gradient_of_spikes(i, layers, above, skip)
-            counts = grad_counts[i]
-            if counts is not None:
-                current += counts[low:high, None]
-            scratch = torch.empty_like(current)
-            shares = [grad.new_empty(high - low, size) for _ in range(3)]
-            bias_share: Tensor | None = shares[0]
-            _layer_backward[_grid(high - low, size)](
-                inputs[i].units,
-                inputs[i].offsets,
-                *layers[i],
-                _bias_stride(layers[i]),
-                done[i],
-                torch.tensor(surrogate_shape(surrogate), dtype=grad.dtype, device=grad.device),
-                current,
-                scratch,
-                *shares,
-                num_steps,
-                size,
-                ESTIMATOR=estimator_code(estimator),
-                SURROGATE=surrogate_code(surrogate),
-                **_OPTIONS,
+    chunk = max(1, _scratch_bytes(grad.device) // (num_steps * widest * grad.element_size()))
+    by_unit = [
+        None if not need.weight
+        else UnitSpikes(times[:i] if skip else times[i - 1 : i], num_steps) if i
+        else UnitEvents(prepared.events)
+        for i, need in enumerate(needs)
+    ]  # fmt: skip
+    shape = shape_tensor(surrogate, grad)
+    with device_guard(grad):
+        for low in range(0, num_samples, chunk):
+            high = min(low + chunk, num_samples)
+            size = len(readout.weight)
+            current = torch.empty_like(grad[low:high])
+            shares = [grad.new_empty(high - low, size) for _ in range(2)]
+            _readout_backward[_grid(high - low, size)](
+                grad[low:high], membrane[low:high], prepared.readout.beta, current, *shares, num_steps, size, **_OPTIONS
             )
-            if layers[i].bias.dim() == 2:
-                totals[i].bias.add_(current.sum(0))
-                bias_share = None
-            _add(totals[i], inputs[i], current, [bias_share, *shares[1:]], needs[i])
-            above[i] = current
+            _add(totals[-1], by_unit[-1], low, high, current, [*shares, None])
+            above = {len(hidden): current}
+            for i in range(len(hidden) - 1, lowest - 1, -1):
+                size = len(layers[i].beta)
+                current = _gradient_of_spikes(i, layers, above, skip)
+                counts = grad_counts[i]
+                if counts is not None:
+                    current += counts[low:high, None]
+                scratch = torch.empty_like(current)
+                shares = [grad.new_empty(high - low, size) for _ in range(3)]
+                bias_share: Tensor | None = shares[0]
+                _layer_backward[_grid(high - low, size)](
+                    *prepared.inputs[i].of_samples(low),
+                    *layers[i],
+                    _bias_stride(layers[i]),
+                    times[i][low:high],
+                    shape,
+                    current,
+                    scratch,
+                    *shares,
+                    num_steps,
+                    size,
+                    ESTIMATOR=estimator_code(estimator),
+                    SURROGATE=surrogate_code(surrogate),
+                    **_OPTIONS,
+                )
+                if layers[i].bias.dim() == 2:
+                    totals[i].bias.add_(current.sum(0))
+                    bias_share = None
+                _add(totals[i], by_unit[i], low, high, current, [bias_share, *shares[1:]])
+                above[i] = current
     return [
         LayerTensors(
             total.table.t() if need.weight else None,
@@ -405,16 +488,25 @@ def _gradient_of_spikes(i: int, layers: list[_Layer], above: dict[int, Tensor], 
     return reduce(torch.add, (above[k] @ layers[k].table[rows].t() for k in listeners))
 
 
-def _add(total: _Layer, inputs: EventBatch, current: Tensor, shares: list[Tensor | None], need: LayerTensors) -> None:
-    """Add the gradients of some samples to those of a layer: ``current = dL/dI`` and the shares of each sample."""
+def _add(
+    total: _Layer,
+    by_unit: UnitEvents | UnitSpikes | None,
+    low: int,
+    high: int,
+    current: Tensor,
+    shares: list[Tensor | None],
+) -> None:
+    """Add the gradients of the samples ``low <= b < high`` to those of a layer.
+
+    That is ``current = dL/dI`` and the share of each sample. ``by_unit`` is what the layer listens to, None where its
+    weights do not learn.
+    """
     for value, share in zip(total[1:], shares, strict=True):
         if share is not None:
             value += share.sum(0)
-    if not need.weight:
+    if by_unit is None:
         return
-    order = torch.argsort(inputs.units, stable=True)
-    rows = inputs.bags()[order]
-    starts = torch.zeros(inputs.num_units + 1, dtype=torch.long, device=current.device)
-    starts[1:] = torch.bincount(inputs.units, minlength=inputs.num_units).cumsum(0)
     size = current.shape[-1]
-    _weight_gradient[_grid(inputs.num_units, size)](starts, rows, current, total.table, size, **_OPTIONS)
+    _weight_gradient[_grid(by_unit.num_units, size)](
+        *by_unit.of_samples(low, high), current, total.table, size, **_OPTIONS
+    )

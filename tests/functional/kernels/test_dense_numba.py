@@ -143,5 +143,3 @@ def test_dense_refuses_what_it_cannot_do() -> None:
         single_spike(current.half(), 0.5, backend="numba")
     with pytest.raises(ValueError, match="surrogates of ss_lightning"):
         single_spike(current, 0.5, surrogate=lambda x: x, backend="numba")
-    with pytest.raises(ValueError, match="triton backend takes events"):
-        single_spike(current, 0.5, backend="triton")
