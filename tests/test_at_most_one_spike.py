@@ -59,6 +59,7 @@ anywhere = {
 }
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=80)
 @given(blocks=drawn(FULLY_CONNECTED), dense=st.booleans(), **anywhere)
 def test_fully_connected(blocks, dense, neuron, training, seed):

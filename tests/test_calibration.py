@@ -18,6 +18,7 @@ def rates(network, spikes):
     return [(layer.spike_count > 0).float().mean().item() for layer in network(spikes).activity]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("gain", [1e-3, 1.0, 1e3])
 @pytest.mark.parametrize("options", [{}, {"weight_norm": True}, {"neuron": "multi"}, {"onset_ms": 20.0}])
 def test_every_layer_reaches_the_rate_whatever_the_start(gain, options):

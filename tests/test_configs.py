@@ -42,6 +42,7 @@ def test_there_are_configs():
     assert {"configs/yinyang.yaml", "configs/shd.yaml", "configs/paper/shd.yaml"} <= set(CONFIGS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("config", CONFIGS)
 def test_config_survives_a_fast_development_run(config, small_data):
     options = ["--trainer.fast_dev_run=1", "--data.batch_size=4"]

@@ -88,6 +88,7 @@ def test_state_dict_copy_and_print(per_synapse):
     assert "max_delay=10" in repr(synapse)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("start", "target"), [(0.0, 0.5), (1.0, 0.5), (-0.2, 0.5), (1.2, 0.5)])
 def test_a_delay_on_or_beyond_the_border_comes_back(start, target):
     synapse = DelayedLinear(1, 1, max_delay_ms=10.0, step_ms=1.0, bias=False)

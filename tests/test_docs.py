@@ -33,6 +33,7 @@ def test_pages_with_examples_are_found():
     assert {"start.md", "snntorch.md", "howto/own_data.md", "explanation/model.md"} <= set(WITH_EXAMPLES)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", WITH_EXAMPLES)
 def test_examples(page, tmp_path, monkeypatch):
     if page in NEEDS:

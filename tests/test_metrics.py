@@ -54,6 +54,7 @@ def _worker(rank: int, path: str, result) -> None:
     dist.destroy_process_group()
 
 
+@pytest.mark.slow
 def test_two_processes_see_the_whole(tmp_path):
     context = multiprocessing.get_context("spawn")
     with context.Manager() as manager:

@@ -30,6 +30,7 @@ def trainer(tmp_path, **options):
 ARGS = {"input_shape": (2,), "num_classes": 2, "step_ms": 1.0, "hidden": [16], "input_gain": 3.0}
 
 
+@pytest.mark.slow
 def test_plain_trainer_learns_and_logs_every_metric(tmp_path):
     model = MLPClassifier(**ARGS, estimator="survival")
     run = trainer(tmp_path, max_epochs=25)

@@ -275,6 +275,7 @@ class TestCopies:
         assert inner.mem.abs().sum() == 0
         assert torch.equal(other.mem, kept)
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("kind", [SingleSpikeLeaky, StandardSingleSpikeLeaky, MultiSpikeLeaky, LeakyReadout])
     def test_dropped_neurons_leave_the_list_of_instances(self, kind):
         gc.collect()
@@ -465,6 +466,7 @@ class TestTorchFeatures:
         assert net[0].weight.grad.isfinite().all()
         assert net[1].beta.grad.isfinite()
 
+    @pytest.mark.slow
     def test_compiled_sequence(self, current):
         net = self.network(learn_beta=True)
         compiled = torch.compile(net, backend="aot_eager", fullgraph=True)
@@ -482,6 +484,7 @@ class TestTorchFeatures:
         program = torch.export.export(net, (x,))
         assert torch.equal(program.module()(x), net(x))
 
+    @pytest.mark.slow
     def test_a_thousand_dropped_networks_leave_nothing(self):
         gc.collect()
         before = len(snn.SpikingNeuron.instances)

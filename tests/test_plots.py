@@ -132,6 +132,7 @@ def test_parallel_coordinates(goal, best):
     assert [h[4] for h in heights] == [0, 1, 0.5]
 
 
+@pytest.mark.slow
 def test_nothing_is_left_in_pyplot():
     code = (
         "import sys, matplotlib; sys.modules['matplotlib.pyplot'] = None\n"

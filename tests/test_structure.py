@@ -167,6 +167,7 @@ def test_version():
     assert re.fullmatch(r"\d+\.\d+\.\d+\S*", ss_lightning.__version__)
 
 
+@pytest.mark.slow
 def test_slow_libraries_are_not_imported_with_the_package():
     code = f"import ss_lightning.cli.commands, sys; print([n for n in {SLOW!r} if n in sys.modules])"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

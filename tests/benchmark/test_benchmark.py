@@ -28,6 +28,8 @@ from ss_lightning.benchmark.contenders import (
 )
 from ss_lightning.cli.commands import main
 
+pytestmark = pytest.mark.slow
+
 SMALL = Cell("step", "small", 4, 12, (40, 6, 3), density=0.8)
 
 

@@ -43,6 +43,7 @@ def fit(*args, epochs=2):
 
 
 class TestRun:
+    @pytest.mark.slow
     def test_fit_leaves_a_whole_run_and_says_how_to_test_it(self, capsys):
         assert fit() == 0
         run_folder = Path("runs/yinyang/version_0")
@@ -69,6 +70,7 @@ class TestRun:
         assert float(row["test/spikes_per_sample"]) <= 16
         assert float(row["test/input_spikes_per_sample"]) == 4
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(("length", "noted"), [(1, True), (2, False), (30, False)])
     def test_a_learning_rate_that_rises_again_is_noted(self, length, noted, capsys):
         assert fit(f"--lr_scheduler.T_max={length}") == 0
@@ -80,6 +82,7 @@ class TestRun:
         assert "note  model.spike_target = [0.05, 0.5] does nothing: model.spike_weight is 0" in printed
         assert "note  model.delay_line_ms: nothing arrives after 500 ms, for a sample ends after" in printed
 
+    @pytest.mark.slow
     def test_a_new_run_never_overwrites_an_old_one(self):
         assert fit(epochs=1) == 0
         before = Path("runs/yinyang/version_0/metrics.csv").read_bytes()
@@ -96,6 +99,7 @@ class TestRun:
         assert fit("--trainer.fast_dev_run=true") == 0
         assert {p.name for p in folder.iterdir()} <= {"cache"}
 
+    @pytest.mark.slow
     def test_last_resumes_the_newest_run(self, capsys):
         assert fit(epochs=1) == 0
         assert fit("--ckpt_path=last", epochs=3) == 0
@@ -103,6 +107,7 @@ class TestRun:
         assert last["global_step"] == 3
         assert "version_0/checkpoints/last.ckpt" in capsys.readouterr().out
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("subcommand", ["validate", "test", "predict"])
     def test_config_alone_uses_the_newest_best_checkpoint(self, subcommand, capsys):
         assert fit(epochs=1) == 0
@@ -113,6 +118,7 @@ class TestRun:
             assert len(rows) == 40
             assert list(rows[0]) == ["sample", "prediction", "probability", "decision_ms", "label"]
 
+    @pytest.mark.slow
     def test_fit_from_the_saved_config_repeats_the_run(self):
         assert fit(epochs=1) == 0
         assert run("fit", "--config", "runs/yinyang/version_0/config.yaml") == 0
@@ -132,6 +138,7 @@ class TestRun:
         assert config["data"]["init_args"]["batch_size"] == 128
         assert config["optimizer"]["init_args"]["lr"] == 0.003
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(("given", "found"), [("[2,1,2]", [2, 1, 2]), ("2", [2, 2, 2])])
     def test_padding_and_pools_of_convolutions(self, given, found, idx, folder, capsys):
         idx.write_all(folder / "data", "MNIST")
@@ -147,6 +154,7 @@ class TestRun:
         assert run("fit", *args, "--model.pool_size=[2,1]") == 2
         assert "one for each of the 3 convolutions, got [2, 1]" in capsys.readouterr().err
 
+    @pytest.mark.slow
     def test_without_validation_set_the_last_epoch_counts_as_best(self, shd, folder, capsys):
         shd.write_pair(folder / "data")
         config = str(ROOT / "configs/shd.yaml")
@@ -161,6 +169,7 @@ class TestRun:
 class TestMistakes:
     """Each gives one clear message and the right exit code, no traceback, nothing half-written."""
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         ("args", "message"),
         [
@@ -214,6 +223,7 @@ class TestMistakes:
         assert "error: nowhere/" in error
         assert "Traceback" not in error
 
+    @pytest.mark.slow
     def test_checkpoint_of_another_architecture_is_refused(self, capsys):
         assert fit(epochs=1) == 0
         best = "runs/yinyang/version_0/checkpoints/best.ckpt"
@@ -225,6 +235,7 @@ class TestMistakes:
             assert run("test", "--config", YINYANG, *SMALL, *args, "--ckpt_path", best) == 2
             assert message in capsys.readouterr().err
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("content", [b"", b"not a checkpoint", b"PK\x03\x04 cut short"])
     def test_broken_checkpoint(self, content, capsys):
         Path("bad.ckpt").write_bytes(content)
@@ -232,6 +243,7 @@ class TestMistakes:
         assert "bad.ckpt is not a checkpoint" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_as_a_module_in_a_process_of_its_own(folder):
     """Piped, it writes a line an epoch: no bars, no tables, no warnings."""
     small = [argument for argument in SMALL if "enable" not in argument]
@@ -273,6 +285,7 @@ def test_time_in_words(seconds, text):
     assert summary_lines({}, seconds) == [("time", text)]
 
 
+@pytest.mark.slow
 def test_parquet(folder, capsys, monkeypatch):
     assert fit(epochs=1) == 0
     monkeypatch.setitem(sys.modules, "pyarrow", None)

@@ -93,11 +93,13 @@ def test_over_folds():
     assert over_folds(rows[:2])["accuracy"]["deviation"] is None
 
 
+@pytest.mark.slow
 def test_the_test_file_stays_for_the_end():
     assert folds("--size=2", "--data.exclude_test_file=true") == 0
     assert [row["speakers"] for row in table()] == ["1,3", "5,6"]
 
 
+@pytest.mark.slow
 def test_every_speaker_of_both_files_is_left_out_once_and_tested(capsys):
     assert folds("--size=2", "--seed_everything=4") == 0
     printed = capsys.readouterr().out
@@ -156,6 +158,7 @@ def quick(monkeypatch):
 
 
 class TestGoingOn:
+    @pytest.mark.slow
     def test_what_is_done_is_not_run_again(self, quick, capsys):
         asked, run_command = quick
         run_command.fail_at = 2
@@ -185,6 +188,7 @@ class TestGoingOn:
         assert folds("--folds", "1,3", "7") == 0
         assert asked == ["without_7/version_0"]
 
+    @pytest.mark.slow
     def test_another_config_is_refused(self, quick, capsys):
         asked, _ = quick
         assert folds("--size=2") == 0
@@ -214,6 +218,7 @@ class TestGoingOn:
         assert "runs/folds/shd/folds.json is damaged" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -67,6 +67,7 @@ def items(entries):
     return {entry.key or ".".join(entry.nested_key): json.loads(entry.value_json) for entry in entries}
 
 
+@pytest.mark.slow
 def test_wandb_offline_holds_the_whole_run(monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "offline")
     assert main(["fit", *CONFIGS, f"--config={ROOT / 'configs/wandb.yaml'}", *SMALL]) == 0
@@ -130,6 +131,7 @@ def test_a_server_that_went_away_is_named_with_what_to_do(capsys, monkeypatch):
     )
 
 
+@pytest.mark.slow
 def test_tensorboard():
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator

@@ -305,6 +305,7 @@ class TestCurve:
         assert "none of the runs was tested" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_from_real_runs():
     """What the commands leave is what the table tells, and its command is one that the command line takes."""
     small = ["--data.num_train=96", "--data.num_val=40", "--data.num_test=40", "--data.num_steps=20"]

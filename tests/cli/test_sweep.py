@@ -86,6 +86,7 @@ class TestShippedFiles:
         assert any(file.hyperband for file in files.values())
         assert {Path(path).stem for path in files} == {"yinyang", "mnist", "fmnist", "shd"}
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("path", SWEEPS)
     def test_two_trials_on_small_data(self, path, folder, shd, idx):
         shd.write_pair(folder / "data")
@@ -97,6 +98,7 @@ class TestShippedFiles:
         assert [row["state"] for row in rows] == ["complete", "complete"]
         assert all(0 <= float(row["val/accuracy"]) <= 1 for row in rows)
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("path", SWEEPS)
     def test_the_command_that_wandb_builds_is_one_of_ours(self, path, folder, monkeypatch):
         """W&B's agent expands the command; what it would start is parsed here."""
@@ -128,6 +130,7 @@ class TestShippedFiles:
 
 
 class TestSearch:
+    @pytest.mark.slow
     def test_grid_tries_every_point_once(self, quick, capsys):
         hidden, sizes = [[4], [5], [6, 4]], {"min": 15, "max": 17}
         path = write("grid", {"model.init_args.hidden": {"values": hidden}, "data.init_args.batch_size": sizes})
@@ -142,6 +145,7 @@ class TestSearch:
             assert f"runs/sweeps/sweep/{name}" in printed
         assert "train with it" in printed
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("method", ["grid", "random", "bayes"])
     def test_an_interrupted_sweep_ends_with_the_table_of_one_left_alone(self, method, quick, monkeypatch):
         parameters = {
@@ -177,6 +181,7 @@ class TestSearch:
         monkeypatch.setattr(sweep_module, "run", None)
         assert sweep(path, "--trials=10", "--out=killed") == 0
 
+    @pytest.mark.slow
     def test_ctrl_c(self, monkeypatch, capsys):
         def stop(self, trainer, pl_module):
             raise KeyboardInterrupt
@@ -221,6 +226,7 @@ class TestSearch:
 class TestMistakes:
     """All of them before the first trial."""
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         ("change", "message"),
         [
@@ -267,16 +273,19 @@ class TestMistakes:
         assert sweep("bad.yaml", "--trials=1") == 2
         assert "bad.yaml" in capsys.readouterr().err
 
+    @pytest.mark.slow
     def test_a_metric_that_is_not_logged(self, capsys):
         path = write(metric={"name": "val/acc", "goal": "maximize"})
         assert sweep(path, "--trials=3") == 2
         assert "searches by val/acc, which is not logged; logged are" in capsys.readouterr().err
 
+    @pytest.mark.slow
     def test_several_devices(self, capsys):
         devices = ["--trainer.accelerator=cpu", "--trainer.devices=2", "--trainer.strategy=ddp"]
         assert sweep(write(), "--trials=2", *devices) == 2
         assert "one of many trainings cannot be spread over 2 devices" in capsys.readouterr().err
 
+    @pytest.mark.slow
     def test_another_sweep_in_the_same_folder(self, quick, capsys):
         assert sweep(write(), "--trials=1") == 0
         assert sweep(write("bayes"), "--trials=1") == 2

@@ -77,6 +77,7 @@ def batches(draw):
     return (*arrays, rng.integers(0, num_samples, size)), drawn
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=150)
 @given(batches())
 def test_fast_and_reference_agree_to_the_bit(batch):

@@ -59,6 +59,7 @@ def batches(draw):
     return times, units, np.asarray(samples), num_steps, step_length, num_units, time_dtype
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("in_order", [True, False])
 @pytest.mark.parametrize("mode", ["binary", "count"])
 def test_fast_reference_and_histogram_agree(mode, in_order):

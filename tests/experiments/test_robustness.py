@@ -44,6 +44,7 @@ def rows():
         return list(csv.DictReader(file))
 
 
+@pytest.mark.slow
 def test_cell_by_cell(capsys):
     assert experiment() == 0
     printed = capsys.readouterr().out
@@ -142,6 +143,7 @@ def test_mnist_is_a_subset(idx, folder):
 
 
 class TestMistakes:
+    @pytest.mark.slow
     def test_another_protocol(self, capsys):
         assert experiment() == 0
         before = rows()

@@ -343,6 +343,7 @@ def test_the_file_keeps_every_argument_of_the_networks():
         assert known - {"self", "common", "input_gain"} == about["arguments"].keys()
 
 
+@pytest.mark.slow
 def test_weights_and_decays_are_written_as_they_act(tmp_path):
     """However they were learned: normalised weights and logarithmic time constants are no business of a reader."""
     net = mlp(tau_hidden_ms=[3.0, 30.0], log_tau=True, weight_norm=True, dropout=0.2)
@@ -354,6 +355,7 @@ def test_weights_and_decays_are_written_as_they_act(tmp_path):
     torch.testing.assert_close(program(spikes), net(spikes).readout)
 
 
+@pytest.mark.slow
 def test_normalised_currents_are_written_as_weights(tmp_path):
     net = conv(pool="avg", batch_norm=True, weight_norm=True, log_tau=True)
     spikes = torch.rand(20, 3, *net.input_shape).round()
@@ -550,6 +552,7 @@ class TestRefusals:
 
 
 class TestProgram:
+    @pytest.mark.slow
     @pytest.mark.parametrize("make", [lambda: mlp(estimator="survival"), lambda: mlp(skip=True), conv,
                                       lambda: mlp(decoder="first_spike")])  # fmt: skip
     def test_it_answers_like_the_network(self, tmp_path, make):
@@ -562,6 +565,7 @@ class TestProgram:
             x = spikes(net, steps=6, batch=batch, density=0.3)
             assert torch.equal(read(x), net(x).readout)
 
+    @pytest.mark.slow
     def test_padding_and_pools(self):
         net = padded()
         x = spikes(net, steps=2, density=0.5)
@@ -589,6 +593,7 @@ def trained(tmp_path_factory):
 
 
 class TestCheckpoints:
+    @pytest.mark.slow
     def test_both_formats_land_beside_the_checkpoint(self, trained, capsys, tmp_path):
         ckpt, model = trained
         x = spikes(model.network, steps=20)

@@ -59,6 +59,7 @@ def assert_equal(fast, slow):
             torch.testing.assert_close(a, b, rtol=0, atol=1e-10)
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=100)
 @given(
     steps=st.integers(1, 12),
@@ -247,6 +248,7 @@ class TestRules:
         torch.testing.assert_close(fast[0], bias.expand_as(fast[0]))
         assert not any(gradient.any() for gradient in fast[1:4])
 
+    @pytest.mark.slow
     def test_float32(self):
         spikes, *parameters = (x.float() for x in problem(20, 3, 6, 5, per_synapse=True, max_delay=6))
         fast = results(delayed_linear, spikes, *parameters, width=2, max_delay=6)
@@ -282,6 +284,7 @@ class TestDelayedEvents:
         assert torch.equal(fast.to_dense(), slow.to_dense())
         assert fast.num_events == slow.num_events
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("width", [0, 1, 2.5])
     def test_a_fused_network_takes_them(self, width):
         spikes, weight, delay, bias = problem(25, 4, 6, 7, per_synapse=False, max_delay=6)

@@ -140,6 +140,7 @@ surrogates = st.sampled_from([FastSigmoid(10), ATan(2), Triangle(1)])
 estimators = st.sampled_from(["ramp", "survival", "flat", "masked"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["torch", "numba"])
 @settings(deadline=None, max_examples=150)
 @given(case=cases, surrogate=surrogates, estimator=estimators, counts=st.booleans(), num_threads=st.integers(1, 3))
@@ -156,6 +157,7 @@ def test_equals_reference(
     assert_same(found, expected, 1e-10)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("estimator", ["ramp", "survival", "flat", "masked"])
 @pytest.mark.parametrize("skip", [False, True])
 def test_many_blocks_and_groups(estimator: str, skip: bool) -> None:
@@ -168,6 +170,7 @@ def test_many_blocks_and_groups(estimator: str, skip: bool) -> None:
     assert_same(found, case.run(event_network_reference, estimator=estimator), 1e-10)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["torch", "numba"])
 @pytest.mark.parametrize("estimator", ["ramp", "survival", "flat", "masked"])
 def test_float32(backend: str, estimator: str) -> None:
@@ -340,6 +343,7 @@ assert os.waitpid(child, 0)[1] == 0
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_works_after_a_fork() -> None:
     """The thread pool belongs to one process: a child must not wait for threads it does not have."""

@@ -44,6 +44,7 @@ def assert_equal_to_reference(current, beta, threshold, estimator, surrogate=SUR
         torch.testing.assert_close(a / scale, b / scale, rtol=0, atol=1e-10)
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=60)
 @given(
     steps=st.integers(1, 40),

@@ -46,11 +46,13 @@ def quick(monkeypatch):
 
 
 class TestPictures:
+    @pytest.mark.slow
     def test_are_drawn_every_n_epochs_and_at_the_end(self, tmp_path, quick):
         trainer(tmp_path, [Pictures(every_n_epochs=2)], epochs=3).fit(model(), data())
         drawn = {path.name: {file.stem for file in path.iterdir()} for path in (tmp_path / "run/pictures").iterdir()}
         assert drawn == {"epoch_0002": PICTURES, "epoch_0003": PICTURES}
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("block", [{"batch_norm": True}, {"dropout": 0.5}])
     def test_change_nothing(self, tmp_path, quick, block):
         def trained(every_n_epochs):
@@ -66,6 +68,7 @@ class TestPictures:
         trainer(tmp_path, [Pictures(every_n_epochs=0)]).fit(model(), data())
         assert not (tmp_path / "run/pictures").exists()
 
+    @pytest.mark.slow
     def test_change_nothing_about_the_training(self, tmp_path, quick):
         weights = []
         for callbacks in ([], [Pictures(every_n_epochs=1)]):
@@ -82,6 +85,7 @@ class TestPictures:
         drawn = {file.stem for file in (tmp_path / "run/pictures/epoch_0001").iterdir()}
         assert drawn == PICTURES - {"dead_neurons", "accuracy_and_spikes"}
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         "options",
         [{"neuron": "multi", "hidden": [8, 6]}, {"decoder": "first_spike"}, {"skip": True, "hidden": [8, 6]}],
@@ -90,6 +94,7 @@ class TestPictures:
         trainer(tmp_path, [Pictures()], epochs=1).fit(model(**options), data())
         assert len(list((tmp_path / "run/pictures/epoch_0001").iterdir())) == len(PICTURES)
 
+    @pytest.mark.slow
     def test_go_to_tensorboard(self, tmp_path):
         from lightning.pytorch.loggers import TensorBoardLogger
         from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -249,6 +254,7 @@ class TestPredictionWriter:
         with pytest.raises(UsageError, match="pip install pyarrow"):
             PredictionWriter(tmp_path / "p.parquet")
 
+    @pytest.mark.slow
     def test_parquet(self, tmp_path):
         pytest.importorskip("pyarrow")
         import pandas as pd

@@ -24,6 +24,8 @@ from ss_lightning.data import EventData, EventStore, MNISTData, SHDData
 from ss_lightning.errors import DataError, UsageError
 from ss_lightning.runs.checkpoints import read_checkpoint
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 LONG = bool(os.environ.get("SS_LIGHTNING_LONG_TESTS"))
 TIMES = 10 if LONG else 1

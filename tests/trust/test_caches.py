@@ -16,6 +16,8 @@ from ss_lightning.data import EventStore, MNISTData, SHDData
 from ss_lightning.data.cache import cached_stores, preparation_lock
 from ss_lightning.errors import DataError
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 LONG = bool(os.environ.get("SS_LIGHTNING_LONG_TESTS"))
 

@@ -18,6 +18,8 @@ from ss_lightning.data import TrainingSampler, YinYangData
 from ss_lightning.errors import UsageError
 from ss_lightning.losses import classification_loss
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 LONG = bool(os.environ.get("SS_LIGHTNING_LONG_TESTS"))
 long_only = pytest.mark.skipif(not LONG, reason="SS_LIGHTNING_LONG_TESTS is not set")

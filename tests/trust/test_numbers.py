@@ -19,6 +19,8 @@ from ss_lightning.functional import single_spike
 from ss_lightning.losses import classification_loss
 from ss_lightning.networks import SpikingNetwork
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 LONG = bool(os.environ.get("SS_LIGHTNING_LONG_TESTS"))
 CONFIGS = sorted(

@@ -16,6 +16,8 @@ from ss_lightning.files import write_whole
 from ss_lightning.runs.checkpoints import AtomicCheckpointIO, metrics_before
 from ss_lightning.runs.folders import find_checkpoint, is_first_process, is_whole
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 LONG = bool(os.environ.get("SS_LIGHTNING_LONG_TESTS"))
 FIT = [

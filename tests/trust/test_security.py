@@ -13,6 +13,8 @@ from ss_lightning.cli.config_check import MODULES_VARIABLE, check_config
 from ss_lightning.errors import UsageError
 from ss_lightning.runs.checkpoints import AtomicCheckpointIO
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 LONG = bool(os.environ.get("SS_LIGHTNING_LONG_TESTS"))
 YINYANG = ROOT / "configs" / "yinyang.yaml"

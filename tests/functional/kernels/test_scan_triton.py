@@ -122,6 +122,7 @@ def check_layouts(device: str) -> None:
 CHECKS = [check_neuron, check_leaky_scan, check_layouts]
 
 
+@pytest.mark.slow
 def test_interpreted_kernels_equal_the_reference() -> None:
     names = [check.__name__ for check in CHECKS]
     code = (
