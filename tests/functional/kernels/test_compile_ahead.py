@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 pytest.importorskip("triton")
 from tests.functional.kernels.compile_ahead import entries, start
 
+LONG = bool(os.environ.get("SS_LIGHTNING_LONG_TESTS"))
 # Turing, Ampere, Ada and Hopper, and the MI300 of AMD.
 TARGETS = ["cuda:75", "cuda:80", "cuda:89", "cuda:90", "hip:gfx942"]
 # Registers of a thread. A multiprocessor has 65,536. So at the first bound it holds 10 programs of a scan, 64 threads
@@ -62,6 +64,7 @@ def test_every_kernel_compiles_for_nvidia_and_amd() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(not LONG, reason="minutes for each card; SS_LIGHTNING_LONG_TESTS=1 runs it")
 @pytest.mark.parametrize("target", TARGETS)
 def test_every_pair_of_estimator_and_surrogate_compiles_for_every_card(target: str) -> None:
     jobs = {dtype: start(target, dtype, "all") for dtype in REGISTERS}
