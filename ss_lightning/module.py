@@ -40,6 +40,14 @@ class SpikingClassifier(L.LightningModule):
 
     Raises:
         ValueError: a number is out of its range.
+
+    Example:
+        >>> from ss_lightning.networks import MLP
+        >>> network = MLP(input_shape=[4], num_classes=3, step_ms=1.0, hidden=[8])
+        >>> model = SpikingClassifier(network, label_smoothing=0.1)
+        >>> output = model(torch.ones(20, 5, 4))
+        >>> model.scores(output).shape
+        torch.Size([5, 3])
     """
 
     def __init__(

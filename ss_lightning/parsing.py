@@ -10,6 +10,7 @@ import argparse
 import difflib
 import inspect
 import re
+import typing
 from argparse import ArgumentError
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib import import_module
@@ -46,8 +47,7 @@ class Owner(NamedTuple):
 def typed_settings(arguments: Sequence[str]) -> list[Setting]:
     """Keys and values of the options on a command line, ``--key value`` or ``--key=value``; values stay text."""
     settings: list[Setting] = []
-    following = [*arguments[1:], ""]
-    for word, after in zip(arguments, following, strict=True):
+    for word, after in zip(arguments, [*arguments[1:], ""], strict=False):
         if word.startswith("--"):
             key, equals, value = word.removeprefix("--").partition("=")
             settings.append((key.removesuffix("+"), value if equals else after))
@@ -160,21 +160,28 @@ def _wrong_value(key: str, value: Any, known: set[str], classes: Mapping[str, Ow
     if owned is None or key.endswith((".class_path", ".init_args")):
         return None
     owner, (_, cls), argument = owned
-    parameter = inspect.signature(cls).parameters.get(argument)
-    if parameter is None or parameter.annotation is parameter.empty or isinstance(parameter.annotation, str):
+    *above, name = argument.split(".")
+    for part in above:  # an argument that is itself an object, such as data.augment
+        outer = inspect.signature(cls).parameters.get(part)
+        if outer is None or not isinstance(outer.annotation, type):
+            return None
+        cls = outer.annotation
+    parameter = inspect.signature(cls).parameters.get(name)
+    if parameter is None or parameter.annotation is parameter.empty:
         return None
+    annotation = typing.get_type_hints(cls.__init__).get(name, parameter.annotation)  # type: ignore[misc]
     parser = ArgumentParser(exit_on_error=False)
     try:
-        parser.add_argument("--value", type=parameter.annotation)
+        parser.add_argument("--value", type=annotation)
         if isinstance(value, str):
             parser.parse_args([f"--value={value}"])
         else:
             parser.parse_object({"value": value})
     except (ArgumentError, TypeError, ValueError) as error:
-        if (answer := renamed_value(argument, value)) is not None:
+        if (answer := renamed_value(name, value)) is not None:
             return f"{owner}.{answer}"
-        if get_origin(parameter.annotation) is Literal:
-            return f"{owner}.{argument}: expected {' or '.join(map(str, get_args(parameter.annotation)))}, got {value}"
+        if get_origin(annotation) is Literal:
+            return f"{owner}.{argument}: expected {' or '.join(map(str, get_args(annotation)))}, got {value}"
         return f"{owner}.{argument}: {_in_short(error)}"
     return None
 

@@ -178,7 +178,7 @@ class TestSearch:
         for name in ("results.csv", "results.md"):
             assert (Path("whole") / name).read_text() == (Path("killed") / name).read_text()
         # Asking again for what is there trains nothing.
-        monkeypatch.setattr(sweep_module, "run", None)
+        monkeypatch.setattr(sweep_module, "run_command", None)
         assert sweep(path, "--trials=10", "--out=killed") == 0
 
     @pytest.mark.slow

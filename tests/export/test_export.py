@@ -398,7 +398,7 @@ class TestSelfInhibition:
         order = sorted(names, key=lambda n: ("conv" not in n, n))
         for name, layer in zip(order, output.activity, strict=True):
             counts = trace[name].reshape(40, -1).sum(0)
-            np.testing.assert_array_equal(counts, layer.spike_count[0].numpy(), err_msg=name)
+            np.testing.assert_array_equal(counts, layer.spike_count[0].detach().numpy(), err_msg=name)
         np.testing.assert_allclose(trace["readout"], output.readout[:, 0].detach().numpy(), atol=1e-4)
         assert_same_state(net, from_nir(tmp_path / "net.nir"))
 
