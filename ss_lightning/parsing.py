@@ -68,6 +68,7 @@ def explain_parser_error(
     known_keys: Iterable[str],
     settings: Sequence[Setting] = (),
     owners: Mapping[str, type] | None = None,
+    kinds: Mapping[str, type] | None = None,
 ) -> str:
     """One clear message from the nested ones of the parser.
 
@@ -77,12 +78,17 @@ def explain_parser_error(
         settings: what was given, in order.
         owners: classes whose arguments follow a key, such as the trainer's; those that the settings name by
             ``class_path`` are added.
+        kinds: what a class that the settings name for a key must be derived from.
     """
     for cause in _chain(error):
         if isinstance(cause, AttributeError) and isinstance(cause.obj, ModuleType):
             where = cause.obj.__name__
             return f"there is no class {cause.name} in {where}." + suggestion(str(cause.name), dir(cause.obj))
-    classes: dict[str, Owner] = {key: Owner("", cls) for key, cls in (owners or {}).items()} | _named_classes(settings)
+    named = _named_classes(settings)
+    for key, kind in (kinds or {}).items():
+        if key in named and not issubclass(named[key].cls, kind):
+            return f"{key}: {named[key].path} does not correspond to a subclass of {kind.__name__}"
+    classes = {key: Owner("", cls) for key, cls in (owners or {}).items()} | named
     known = set(known_keys)
     for find in (_unknown_key, _wrong_value):
         for key, value in settings:

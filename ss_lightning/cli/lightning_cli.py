@@ -21,6 +21,7 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCL
 from lightning.pytorch.plugins import CheckpointIO
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from rich.console import Console
+from torch.optim import Optimizer
 
 from ss_lightning.cli.advice import idle_keys, rising_rate
 from ss_lightning.cli.config_check import check_config
@@ -60,6 +61,9 @@ _CHECKPOINT_VARIABLE = "SS_LIGHTNING_CHECKPOINT"
 
 # Classes whose arguments follow these keys.
 _OWNERS = {"trainer": Trainer, "checkpoint": BestCheckpoint, "pictures": Pictures}
+
+# What the classes must be that a config names for these keys.
+_KINDS = {"model": LightningModule, "data": LightningDataModule, "optimizer": Optimizer}
 
 _LINKS = ("input_shape", "num_classes", "step_ms")
 
@@ -175,7 +179,7 @@ class SpikingCLI(LightningCLI):
             subparser = self._subcommand_parsers.get(arguments[0], parser)
             settings = [setting for path in _configs(arguments) for setting in written_settings(read_yaml(str(path)))]
             settings += typed_settings(arguments)
-            raise UsageError(explain_parser_error(error, parser_keys(subparser), settings, _OWNERS)) from error
+            raise UsageError(explain_parser_error(error, parser_keys(subparser), settings, _OWNERS, _KINDS)) from error
 
     def _set_seed(self) -> None:
         try:

@@ -1,7 +1,8 @@
 """Pure maths on time-major tensors ``[T, B, N]``: each fast function stands beside its readable reference."""
 
-from ss_lightning.functional.backends import BACKENDS, choose_backend, import_kernels
+from ss_lightning.functional.backends import BACKENDS, MODULES, OF_DEVICE, can_launch, choose_backend, import_kernels
 from ss_lightning.functional.clamp import clamp_inward
+from ss_lightning.functional.columns import Columns
 from ss_lightning.functional.delay_line import delay_line, delay_line_reference
 from ss_lightning.functional.delays import (
     delay_bump,
@@ -24,13 +25,25 @@ from ss_lightning.functional.first_spike import (
     first_spike_time,
     spikes_at,
 )
+from ss_lightning.functional.membrane import (
+    MEMORY_GRADIENTS,
+    Membrane,
+    MembraneGradient,
+    MixedMembrane,
+    gradient_of,
+    join,
+    parts_of,
+    split,
+)
 from ss_lightning.functional.network import (
     NetworkSpikes,
     ReadoutLayer,
     SpikingLayer,
+    Stage,
     check_network,
     event_network,
     event_network_reference,
+    run_layers,
 )
 from ss_lightning.functional.onset import raised_threshold, threshold_current
 from ss_lightning.functional.scan import (
@@ -48,22 +61,40 @@ from ss_lightning.functional.single_spike import (
     single_spike,
     single_spike_reference,
 )
+from ss_lightning.functional.step import (
+    check_memory,
+    fire_step,
+    has_not_fired,
+    leaky_step,
+    open_membrane,
+    sequence_membrane,
+)
 from ss_lightning.functional.synapse import event_linear, event_linear_reference
 
 __all__ = [
     "BACKENDS",
     "ESTIMATORS",
+    "MEMORY_GRADIENTS",
+    "MODULES",
+    "OF_DEVICE",
+    "Columns",
     "Estimator",
+    "Membrane",
+    "MembraneGradient",
+    "MixedMembrane",
     "NetworkSpikes",
     "ReadoutLayer",
     "SpikeGrad",
     "SpikingLayer",
+    "Stage",
     "State",
     "as_like",
     "beta_gradient",
+    "can_launch",
     "check_arguments",
     "check_beta",
     "check_estimator",
+    "check_memory",
     "check_network",
     "choose_backend",
     "clamp_inward",
@@ -80,19 +111,29 @@ __all__ = [
     "event_linear_reference",
     "event_network",
     "event_network_reference",
+    "fire_step",
     "first_spike",
     "first_spike_reference",
     "first_spike_state",
     "first_spike_step",
     "first_spike_time",
+    "gradient_of",
+    "has_not_fired",
     "import_kernels",
+    "join",
     "leaky_scan",
     "leaky_scan_reference",
+    "leaky_step",
+    "open_membrane",
+    "parts_of",
     "raised_threshold",
+    "run_layers",
     "scan_backward",
     "scan_forward",
+    "sequence_membrane",
     "single_spike",
     "single_spike_reference",
     "spikes_at",
+    "split",
     "threshold_current",
 ]

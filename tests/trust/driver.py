@@ -19,9 +19,9 @@ from pathlib import Path
 import torch
 from lightning.pytorch.loggers.csv_logs import ExperimentWriter
 
+from ss_lightning import files
 from ss_lightning.cli import commands
 from ss_lightning.module import SpikingClassifier
-from ss_lightning.runs import checkpoints
 
 
 class Events:
@@ -56,8 +56,8 @@ class Events:
     def install(self):
         self.watch(SpikingClassifier, "validation_step")
         # Others sync and rename files too, such as numba's cache: watch what our own module does.
-        checkpoints.os = types.SimpleNamespace(**vars(os))
-        self.watch(checkpoints.os, "replace", after=True)
+        files.os = types.SimpleNamespace(**vars(os))
+        self.watch(files.os, "replace", after=True)
         self.watch(torch, "save")
         step, write = SpikingClassifier.training_step, ExperimentWriter.save
 
@@ -85,7 +85,7 @@ class Events:
             write(writer)
 
         SpikingClassifier.training_step = training_step
-        checkpoints.os.fsync = slow_sync
+        files.os.fsync = slow_sync
         ExperimentWriter.save = slow_write
 
 
