@@ -10,10 +10,10 @@ import argparse
 import difflib
 import inspect
 import re
+import sys
 import typing
 from argparse import ArgumentError
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from importlib import import_module
 from types import ModuleType
 from typing import Any, Literal, NamedTuple, get_args, get_origin
 
@@ -115,18 +115,32 @@ def innermost_error(error: BaseException) -> BaseException:
 
 
 def _named_classes(settings: Iterable[Setting]) -> dict[str, Owner]:
-    """The class that the settings name for a key, such as ``data``."""
+    """The class that the settings name for a key, such as ``data``.
+
+    Nothing is imported here: what the parser accepted as a class is imported already, and everything else that has a
+    dot in it, such as the name of a file, is not ours to run.
+    """
     found = {}
     for key, value in settings:
         if isinstance(value, str) and "." in value:
             module, _, name = value.rpartition(".")
-            try:
-                named = getattr(import_module(module), name, None)
-            except (ImportError, ValueError):
-                continue
+            named = getattr(sys.modules.get(module), name, None)
             if isinstance(named, type):
                 found[key.removesuffix(".class_path")] = Owner(value, named)
     return found
+
+
+def _arguments(cls: type) -> Mapping[str, inspect.Parameter]:
+    """The arguments of a class, with types where they are known; none of a class that does not tell."""
+    try:
+        parameters = inspect.signature(cls).parameters
+    except (TypeError, ValueError):
+        return {}
+    try:
+        hints = typing.get_type_hints(cls.__init__)  # type: ignore[misc]
+    except Exception:  # annotations of other libraries may name what only a type checker imports
+        return parameters
+    return {name: p.replace(annotation=hints.get(name, p.annotation)) for name, p in parameters.items()}
 
 
 def _owned(key: str, classes: Mapping[str, Owner]) -> tuple[str, Owner, str] | None:
@@ -148,8 +162,8 @@ def _unknown_key(key: str, value: Any, known: set[str], classes: Mapping[str, Ow
         return f"unknown key {key}.{suggestion(key, known)}"
     owner, (path, cls), argument = owned
     name = argument.partition(".")[0]
-    parameters = inspect.signature(cls).parameters
-    if name in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+    parameters = _arguments(cls)
+    if not parameters or name in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
         return None
     if f"{owner}.{name}" in known:
         return None
@@ -168,17 +182,20 @@ def _wrong_value(key: str, value: Any, known: set[str], classes: Mapping[str, Ow
     owner, (_, cls), argument = owned
     *above, name = argument.split(".")
     for part in above:  # an argument that is itself an object, such as data.augment
-        outer = inspect.signature(cls).parameters.get(part)
+        outer = _arguments(cls).get(part)
         if outer is None or not isinstance(outer.annotation, type):
             return None
         cls = outer.annotation
-    parameter = inspect.signature(cls).parameters.get(name)
-    if parameter is None or parameter.annotation is parameter.empty:
+    parameter = _arguments(cls).get(name)
+    annotation = None if parameter is None else parameter.annotation
+    if annotation in (None, inspect.Parameter.empty) or isinstance(annotation, str):
         return None
-    annotation = typing.get_type_hints(cls.__init__).get(name, parameter.annotation)  # type: ignore[misc]
     parser = ArgumentParser(exit_on_error=False)
     try:
         parser.add_argument("--value", type=annotation)
+    except Exception:  # a type that the parser cannot ask for alone
+        return None
+    try:
         if isinstance(value, str):
             parser.parse_args([f"--value={value}"])
         else:

@@ -66,6 +66,31 @@ def test_in_a_config(old, new, said, tmp_path_factory, capsys):
     assert said in answer(capsys, "--config", theirs)
 
 
+def test_explaining_a_mistake_imports_nothing(tmp_path, monkeypatch, capsys):
+    """A value with a dot may be a file, and a Python file of that name may lie beside it."""
+    (tmp_path / "foreign.py").write_text("from pathlib import Path\nPath('imported').touch()\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    arguments = ["fit", "--config", str(YINYANG), "--trainer.default_root_dir", "foreign.csv", "--model.hiden", "3"]
+    assert main(arguments) == 2
+    assert "unknown key model.hiden" in capsys.readouterr().err
+    assert not (tmp_path / "imported").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--model.hidden=[0.5]"], "model.hidden: Expected a"),
+        (["--data.num_steps=many"], "data.num_steps: Expected a"),
+        (["--lr_scheduler.T_mx=3"], "unknown key lr_scheduler.T_mx of torch.optim.lr_scheduler.CosineAnnealingLR."),
+        (["--checkpoint.mode=up", "--checkpoint.save_top_k=x"], "checkpoint.save_top_k: "),
+        (["--optimizer.class_path=torch.nn.Linear"], "not correspond to a subclass of Optimizer"),
+        (["--model.surrogate=step"], "expected fast_sigmoid or atan or triangle, got step"),
+    ],
+)
+def test_relatives(words, said, capsys):
+    assert said in answer(capsys, "--config", YINYANG, *words)
+
+
 def test_a_run_of_an_earlier_version_is_told_the_new_name(tmp_path_factory, capsys):
     run = tmp_path_factory.mktemp("runs") / "version_0"
     shutil.copytree(ROOT / "tests/files/standard_neuron_run", run)
