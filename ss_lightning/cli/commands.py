@@ -110,6 +110,7 @@ def main(args: list[str] | None = None) -> int:
         return _print_error(f"{where} cannot work with what the config says: {str(error).strip()}", 2)
     except (RuntimeError, MemoryError) as error:
         lines = str(error).splitlines() or [type(error).__name__]
+        # For a full memory of the processor, and a lost connection of gloo, torch has no type of error, only a text.
         if isinstance(error, MemoryError | OutOfMemoryError) or "can't allocate memory" in str(error):
             return _print_error(
                 f"out of memory ({lines[0]}). Make model.hidden, data.batch_size or data.num_steps smaller", 2
