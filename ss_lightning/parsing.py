@@ -14,6 +14,7 @@ import sys
 import typing
 from argparse import ArgumentError
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal, NamedTuple, get_args, get_origin
 
@@ -89,7 +90,10 @@ def explain_parser_error(
         if key in named and not issubclass(named[key].cls, kind):
             return f"{key}: {named[key].path} does not correspond to a subclass of {kind.__name__}"
     classes = {key: Owner("", cls) for key, cls in (owners or {}).items()} | named
-    known = set(known_keys)
+    known = {key for key in known_keys if not key.endswith(".help")}
+    for key, value in settings:
+        if key == "config" and isinstance(value, str) and not Path(value).is_file():
+            return f"--config: there is no file {value}"
     for find in (_unknown_key, _wrong_value):
         for key, value in settings:
             if fault := find(key, value, known, classes):
@@ -159,7 +163,8 @@ def _unknown_key(key: str, value: Any, known: set[str], classes: Mapping[str, Ow
     if owned is None:
         if any(key.startswith(f"{other}.") for other in known):
             return None  # below a key whose class is not known
-        return f"unknown key {key}.{suggestion(key, known)}"
+        arguments = (f"{owner}.{name}" for owner, (_, cls) in classes.items() for name in _arguments(cls))
+        return f"unknown key {key}.{suggestion(key, [*arguments, *known])}"
     owner, (path, cls), argument = owned
     name = argument.partition(".")[0]
     parameters = _arguments(cls)

@@ -84,11 +84,25 @@ def test_explaining_a_mistake_imports_nothing(tmp_path, monkeypatch, capsys):
         (["--lr_scheduler.T_mx=3"], "unknown key lr_scheduler.T_mx of torch.optim.lr_scheduler.CosineAnnealingLR."),
         (["--checkpoint.mode=up", "--checkpoint.save_top_k=x"], "checkpoint.save_top_k: "),
         (["--optimizer.class_path=torch.nn.Linear"], "not correspond to a subclass of Optimizer"),
+        (["--modle.hidden", "3"], "unknown key modle.hidden. Did you mean model.hidden?"),
+        (["--config", "none.yaml"], "--config: there is no file none.yaml"),
         (["--model.surrogate=step"], "expected fast_sigmoid or atan or triangle, got step"),
     ],
 )
 def test_relatives(words, said, capsys):
     assert said in answer(capsys, "--config", YINYANG, *words)
+
+
+def test_a_checkpoint_that_is_not_there(capsys):
+    assert main(["test", "--ckpt_path", "nothing.ckpt"]) == 2
+    assert capsys.readouterr().err.strip() == "error: --ckpt_path: there is no file nothing.ckpt"
+
+
+def test_a_backend_that_cannot_run_here(capsys):
+    small = ["--data.num_train=40", "--data.num_val=10", "--data.num_steps=10", "--trainer.max_epochs=1"]
+    said = answer(capsys, "--config", YINYANG, *small, "--trainer.accelerator=cpu", "--model.backend=triton")
+    assert "error: the triton backend cannot be used: " in said
+    assert "Traceback" not in said
 
 
 def test_a_run_of_an_earlier_version_is_told_the_new_name(tmp_path_factory, capsys):

@@ -466,6 +466,8 @@ def _with_config_beside(arguments: list[str]) -> list[str]:
         name, equals, value = argument.partition("=")
         if name == "--ckpt_path":
             path = value if equals else "".join(arguments[index + 1 : index + 2])
+            if path and path not in ("best", "last") and not Path(path).is_file():
+                raise UsageError(f"--ckpt_path: there is no file {path}")
             config = config_beside(Path(path)) if path else None
             if config is not None:
                 return [arguments[0], "--config", str(config), *arguments[1:]]

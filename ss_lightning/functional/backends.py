@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from ss_lightning.errors import UsageError
 from ss_lightning.functional.kernels.common import KNOWN_SURROGATES
 
 BACKENDS = ("auto", "torch", "numba", "triton")
@@ -45,10 +46,10 @@ def choose_backend(
         work: ``network`` (on events), ``spikes`` (of a dense current) or ``scan`` (a membrane that never fires).
 
     Raises:
-        ValueError: the word is unknown, or the backend asked for cannot do the job.
+        UsageError: the word is unknown, or the backend asked for cannot do the job (a ValueError).
     """
     if backend not in BACKENDS:
-        raise ValueError(f"unknown backend {backend!r}; choose one of {', '.join(BACKENDS)}")
+        raise UsageError(f"unknown backend {backend!r}; choose one of {', '.join(BACKENDS)}")
     name = OF_DEVICE.get(device.type, "torch") if backend == "auto" else backend
     # torch.compile and torch.export cannot look into the kernels.
     if name == "torch" or (backend == "auto" and torch.compiler.is_compiling()):
@@ -57,7 +58,7 @@ def choose_backend(
     if obstacle is None:
         return import_kernels(name, work)
     if backend != "auto":
-        raise ValueError(f"the {backend} backend cannot be used: {obstacle}; use backend='torch' or 'auto'")
+        raise UsageError(f"the {backend} backend cannot be used: {obstacle}; use backend='torch' or 'auto'")
     return None
 
 
