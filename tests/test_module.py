@@ -132,7 +132,15 @@ def test_any_network_can_be_trained(tmp_path):
             return out._replace(readout=out.readout * 2)
 
     model = SpikingClassifier(Doubled(**ARGS))
+    before = {name: value.clone() for name, value in model.state_dict().items()}
     trainer(tmp_path, fast_dev_run=True).fit(model, batches(), batches(1))
+    moved = [name for name, value in model.state_dict().items() if not torch.equal(value, before[name])]
+    assert {"network.synapses.0.weight", "network.synapses.1.weight", "network.readout.beta"} <= set(moved)
+    # What is trained is the network's own answer, not that of its parent.
+    plain = MLP(**ARGS)
+    plain.load_state_dict(model.network.state_dict())
+    spikes, _ = next(iter(batches(1)))
+    assert torch.allclose(model.scores(model(spikes)), 2 * model.scores(plain(spikes)))
 
 
 def test_label_smoothing_out_of_range():
