@@ -67,6 +67,7 @@ def test_fully_connected(blocks, dense, neuron, training, seed):
     assert set(spike_counts(net, spikes, training).unique().tolist()) <= {0.0, 1.0}
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=40)
 @given(blocks=drawn(CONVOLUTIONAL), **anywhere)
 def test_convolutional(blocks, neuron, training, seed):
@@ -76,6 +77,7 @@ def test_convolutional(blocks, neuron, training, seed):
     assert set(spike_counts(net, spikes, training).unique().tolist()) <= {0.0, 1.0}
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=20)
 @given(rate=st.floats(0.05, 0.15), seed=st.integers(0, 99))
 def test_with_weights_scaled_to_a_rate(rate, seed):

@@ -72,6 +72,7 @@ def test_training_starts_at_the_rate():
     assert rates(model.network, spikes) == pytest.approx([0.5], abs=0.1)
 
 
+@pytest.mark.slow
 def test_a_user_is_told_in_one_line(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     config = str(Path(__file__).parents[1] / "configs" / "yinyang.yaml")

@@ -66,6 +66,7 @@ def copied(tmp_path: Path):
     return run
 
 
+@pytest.mark.slow
 def test_an_edited_helper_is_compiled_again(copied) -> None:
     """``add_rows`` lies in another file than the sum that is edited; numba alone reads the old one from the disk."""
     alone = {"NUMBA_CACHE_DIR": str(copied.package / "alone")}
@@ -80,6 +81,7 @@ def test_an_edited_helper_is_compiled_again(copied) -> None:
     assert copied(SUM_ROWS, "alone", **alone) == ["1.0 1.0 1"], "numba now sees helpers by itself: drop the digest"
 
 
+@pytest.mark.slow
 def test_without_a_folder_to_write_to_kernels_are_compiled_for_the_process(copied, tmp_path: Path) -> None:
     """Files stand where the folders would have to be: that stops root too, unlike a read-only folder."""
     for folder in ("data", "functional/kernels"):
@@ -102,6 +104,7 @@ def test_without_a_folder_to_write_to_kernels_are_compiled_for_the_process(copie
     assert list(written.rglob("*.nbi"))
 
 
+@pytest.mark.slow
 def test_numba_is_not_imported_before_the_first_kernel() -> None:
     code = (
         "import sys, ss_lightning.data, ss_lightning.functional\n"

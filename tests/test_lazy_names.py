@@ -18,6 +18,7 @@ def test_the_package_alone_imports_no_library():
     assert names_after("import ss_lightning", "torch", "lightning", "snntorch", "numba") == "[]"
 
 
+@pytest.mark.slow
 def test_the_maths_needs_torch_alone():
     code = "import ss_lightning.functional.network, ss_lightning.benchmark.cells"
     others = ("lightning", "snntorch", "numba", "jsonargparse", "matplotlib", "pandas", "torchmetrics", "tonic", "rich")

@@ -84,6 +84,7 @@ class TestLearnedDelays:
         with pytest.raises(UsageError, match=r"set trainer.max_epochs or trainer.max_steps"):
             self.widths(tmp_path, max_epochs=-1, max_time="00:00:00:20")
 
+    @pytest.mark.slow
     def test_other_trainings_need_no_end(self, tmp_path):
         run = trainer(tmp_path, max_epochs=-1, max_time="00:00:00:01")
         run.fit(MLPClassifier(**ARGS), batches())

@@ -417,6 +417,7 @@ AROUND = {
 }
 
 
+@pytest.mark.slow
 @FAMILY
 @WAYS
 @pytest.mark.parametrize("loop", ["explicit", "hand-written"])

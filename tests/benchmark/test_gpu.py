@@ -33,6 +33,7 @@ def only_steps(monkeypatch):
 WRITE = 'open(result, \'w\').write(\'{{"status": "{status}", "seen": 1}}\')'
 
 
+@pytest.mark.slow
 def test_a_step_that_fails_or_hangs_is_recorded_and_the_next_goes_on(tmp_path, only_steps, capsys):
     only_steps(
         crash="raise SystemExit(3)",
@@ -67,6 +68,7 @@ def test_ctrl_c_keeps_the_steps_that_are_done(tmp_path, monkeypatch):
     assert list(json.loads(out.read_text())["steps"]) == ["machine"]
 
 
+@pytest.mark.slow
 def test_processes_of_a_step_end_with_it(tmp_path):
     mark = tmp_path / "alive"
     child = f"import time; time.sleep(4); open({str(mark)!r}, 'w')"

@@ -76,6 +76,7 @@ class TestRun:
         assert fit(f"--lr_scheduler.T_max={length}") == 0
         assert ("begin with --lr_scheduler.T_max 2 (a training that goes on keeps" in capsys.readouterr().out) == noted
 
+    @pytest.mark.slow
     def test_a_setting_without_its_switch_is_noted(self, capsys):
         assert fit("--model.spike_target=[0.05,0.5]", "--model.delay_line_ms=[0,500]", epochs=1) == 0
         printed = capsys.readouterr().out
@@ -90,6 +91,7 @@ class TestRun:
         assert Path("runs/yinyang/version_0/metrics.csv").read_bytes() == before
         assert Path("runs/yinyang/version_1/metrics.csv").is_file()
 
+    @pytest.mark.slow
     def test_default_root_dir_moves_all_of_it(self, folder):
         assert fit("--trainer.default_root_dir=elsewhere", epochs=1) == 0
         assert (folder / "elsewhere/yinyang/version_0/checkpoints/best.ckpt").is_file()
@@ -266,6 +268,7 @@ class TestHelp:
             assert re.search(rf"^  {name} +\w", printed, re.MULTILINE)
         assert max(map(len, printed.splitlines())) <= 120
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("arguments", [["fit"], ["predict"], ["report"], ["results"], ["folds"], ["sweep"]])
     def test_of_subcommands(self, arguments, capsys):
         with pytest.raises(SystemExit) as stop:

@@ -180,6 +180,7 @@ class TestGoingOn:
         assert folds("--seeds=2") == 0
         assert asked == [f"without_{speaker}/version_1" for speaker in (1, 3, 5, 6, 7)]
 
+    @pytest.mark.slow
     def test_a_test_that_is_missing_is_done_again(self, quick):
         asked, _ = quick
         assert folds("--folds", "1,3", "7") == 0
@@ -211,6 +212,7 @@ class TestGoingOn:
         assert folds("--size=3", "--out=elsewhere") == 0
         assert Path("elsewhere/folds.csv").is_file()
 
+    @pytest.mark.slow
     def test_a_damaged_summary_is_named(self, quick, capsys):
         assert folds("--folds", "7") == 0
         Path("runs/folds/shd/folds.json").write_text("{")
@@ -245,6 +247,7 @@ def test_mistakes_are_said_in_one_line(arguments, message, capsys):
     assert not Path("runs").exists()
 
 
+@pytest.mark.slow
 def test_speakers_of_the_config_file(capsys, quick):
     for name, value in (("test_speakers", [1]), ("val_speakers", [3])):
         Path(f"{name}.yaml").write_text(yaml.safe_dump({"data": {"init_args": {name: value}}}))
@@ -254,6 +257,7 @@ def test_speakers_of_the_config_file(capsys, quick):
     assert summary("kept")["config"]["data.init_args.val_speakers"] == [3]
 
 
+@pytest.mark.slow
 def test_a_training_on_several_devices_is_refused(capsys):
     assert folds("--trainer.accelerator=cpu", "--trainer.devices=2", "--trainer.strategy=ddp") == 2
     assert "one of many trainings cannot be spread over 2 devices" in capsys.readouterr().err

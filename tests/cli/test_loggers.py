@@ -108,6 +108,7 @@ def test_wandb_offline_holds_the_whole_run(monkeypatch):
     assert saved["trainer"]["logger"]["init_args"]["save_dir"] == "."
 
 
+@pytest.mark.slow
 def test_no_login(capsys):
     assert main(["fit", *CONFIGS, f"--config={ROOT / 'configs/wandb.yaml'}", *SMALL]) == 2
     error = capsys.readouterr().err
@@ -143,6 +144,7 @@ def test_tensorboard():
     assert (RUN / "metrics.csv").is_file()
 
 
+@pytest.mark.slow
 def test_no_logger_leaves_the_checkpoints_and_the_account():
     assert main(["fit", *CONFIGS, "--trainer.logger=false", *SMALL, "--pictures.every_n_epochs=0"]) == 0
     assert not (RUN / "metrics.csv").exists()

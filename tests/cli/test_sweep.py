@@ -304,6 +304,7 @@ class TestMistakes:
             grid_values(read_sweep(Path(write("grid", {"model.init_args.tau_hidden_ms": {"min": 1.0, "max": 2.0}}))))
 
 
+@pytest.mark.slow
 def test_values_as_wandb_means_them():
     path = write("grid", {
         "data.init_args.num_steps": {"min": 10, "max": 12},

@@ -350,6 +350,7 @@ class Listener(lightning.LightningModule):
         return torch.optim.SGD(self.parameters(), 0.1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_resumed_training_sees_what_one_left_alone_sees(data, tmp_path, workers):
     def train(epochs, checkpoint=None):

@@ -210,6 +210,7 @@ class TestRules:
         with pytest.raises(ValueError, match="choose one of ramp, survival, flat, masked"):
             single_spike(torch.zeros(3, 1, 2), 0.5, estimator="rmap")
 
+    @pytest.mark.slow
     def test_work_is_linear_in_the_length(self):
         """Counted, not timed: the number of operators grows by the same amount for each further step."""
 

@@ -105,6 +105,7 @@ class TestBatchNorm:
             net.norms[1].running_mean -= 1
         assert not torch.allclose(plain(spikes).readout, net(spikes).readout, atol=1e-3)
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("training", [False, True])
     @pytest.mark.parametrize(
         "changes", [{}, {"skip": True, "weight_norm": True, "dropout": 0.3}, {"max_delay_ms": 4.0}]

@@ -17,6 +17,7 @@ def dense_input(steps=30, batch=4, units=7, density=0.3):
     return (torch.rand(steps, batch, units) < density).to(torch.uint8)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("neuron", ["single", "standard_single", "multi"])
 @pytest.mark.parametrize("skip", [False, True])
 def test_events_and_dense_input_agree(neuron, skip):
@@ -225,6 +226,7 @@ class TestFusion:
         assert net.fusion_obstacle is None
         assert self.uses_kernel(net, monkeypatch)
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(("options", "why"), OBSTACLES)
     def test_an_obstacle_is_named_and_the_network_runs_layer_by_layer(self, options, why, monkeypatch):
         net = MLP(**COMMON, **options)

@@ -56,6 +56,7 @@ def assert_sound(found: list[dict[str, Any]], target: str, dtype: str, pairs: st
                 assert entry["copies"] >= 24, f"the loads of three chunks are not under way at a time: {told}"
 
 
+@pytest.mark.slow
 def test_every_kernel_compiles_for_nvidia_and_amd() -> None:
     """Every kernel, every estimator once and every surrogate, in float32."""
     jobs = {target: start(target, "float32", "some") for target in ("cuda:90", "hip:gfx942")}

@@ -25,6 +25,7 @@ def results(function, tensors: list[Tensor], grad: Tensor, **options) -> list[Te
     return [spikes.detach(), *torch.autograd.grad(spikes, leaves, grad, materialize_grads=True)]
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=100)
 @given(
     steps=st.integers(1, 40),

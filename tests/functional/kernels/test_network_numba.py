@@ -10,6 +10,7 @@ from ss_lightning.events import EventBatch
 from ss_lightning.functional.kernels import network_numba as kernels
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(1, 1), (16, 3), (37, 5), (64, 2)])
 def test_join_is_the_inverse_of_cut(shape: tuple[int, int]) -> None:
     weight = np.random.default_rng(0).standard_normal(shape)

@@ -88,6 +88,7 @@ def test_interpreted_kernels_equal_the_reference(check: str) -> None:
     run_interpreted(check)
 
 
+@pytest.mark.slow
 def test_samples_in_chunks_equal_the_reference() -> None:
     run_interpreted("check_chunks()")
 

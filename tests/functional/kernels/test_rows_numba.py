@@ -11,6 +11,7 @@ from numba.core.errors import TypingError
 from ss_lightning.functional.kernels.rows_numba import add_rows
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=150)
 @given(
     width=st.integers(1, 100),
