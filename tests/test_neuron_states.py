@@ -299,7 +299,11 @@ MANY_WAYS = {f"partial-{how.__name__}" for how in RESETS if how not in (written_
 LOOPS = {"explicit": explicit, "init_hidden": hidden, "hand-written": handwritten}
 FAMILIES = [("leaky", kind) for kind in KINDS] + [("synaptic", kind) for kind in KINDS[:-1]]
 FAMILY = pytest.mark.parametrize(("family", "kind"), FAMILIES, ids=["-".join(pair) for pair in FAMILIES])
-WAYS = pytest.mark.parametrize("spike_grad", [FastSigmoid(SLOPE), general_surrogate], ids=["ours", "general"])
+WAYS = pytest.mark.parametrize(
+    "spike_grad",
+    [FastSigmoid(SLOPE), pytest.param(general_surrogate, marks=pytest.mark.slow)],
+    ids=["ours", "general"],
+)
 LOOP = pytest.mark.parametrize("loop", list(LOOPS))
 
 

@@ -97,6 +97,7 @@ class TestRun:
         assert (folder / "elsewhere/yinyang/version_0/checkpoints/best.ckpt").is_file()
         assert {p.name for p in folder.iterdir()} <= {"elsewhere", "cache"}
 
+    @pytest.mark.slow
     def test_fast_dev_run_leaves_nothing(self, folder):
         assert fit("--trainer.fast_dev_run=true") == 0
         assert {p.name for p in folder.iterdir()} <= {"cache"}

@@ -214,6 +214,7 @@ class TestSearch:
         assert progress.epochs == 4
         Trial.reported.clear()
 
+    @pytest.mark.slow
     def test_a_trial_that_fails_does_not_end_the_sweep(self, quick, capsys):
         path = write("grid", {"model.init_args.hidden": {"values": [[4], [0]]}})
         assert sweep(path) == 0

@@ -78,6 +78,7 @@ class TestPictures:
             weights.append(net.state_dict())
         assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
 
+    @pytest.mark.slow
     def test_without_validation_the_training_set_is_drawn(self, tmp_path, quick):
         dataset = data().dataset(data().splits.train)
         loader = DataLoader(dataset, 16, collate_fn=lambda batch: batch)

@@ -20,7 +20,7 @@ MIB = 2**20
 # The allocator keeps some of what it gave back.
 SLACK = 12 * MIB
 
-pytestmark = pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads /proc")
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads /proc")]
 
 
 def memory():
