@@ -6,7 +6,6 @@ import warnings
 from collections.abc import Callable
 from functools import lru_cache
 from importlib import import_module
-from importlib.util import find_spec
 from types import ModuleType
 from typing import Any
 
@@ -17,8 +16,7 @@ from ss_lightning.functional.kernels.common import KNOWN_SURROGATES
 
 BACKENDS = ("auto", "torch", "numba", "triton")
 # The kernels that ``auto`` takes on a device, and the modules in which those of a kind of work are.
-# Without numba (a GPU machine may have torch and Triton alone) the processor computes in plain PyTorch.
-OF_DEVICE = {"cpu": "numba" if find_spec("numba") else "torch", "cuda": "triton"}
+OF_DEVICE = {"cpu": "numba", "cuda": "triton"}
 MODULES = {
     ("network", "numba"): "network_numba",
     ("network", "triton"): "network_triton",
