@@ -9,7 +9,7 @@ arXiv:1511.06422, with a spike in the place of the variance).
 from __future__ import annotations
 
 import math
-from typing import cast
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,11 @@ from ss_lightning.networks import Spikes, SpikingNetwork, evaluating
 _SMALLEST, _LARGEST = 1e-4, 1e4
 _ATTEMPTS = 40
 _TOLERANCE = 0.01
+# A layer that fires less than this share of its pairs of neuron and sample counts as silent. One that is woken is
+# brought to the second share, as near as the third.
+SILENT_RATE = 0.01
+WAKING_RATE = 0.2
+_WAKING_TOLERANCE = 0.05
 
 
 @torch.no_grad()
@@ -45,9 +50,59 @@ def calibrate_weights(network: SpikingNetwork, spikes: Spikes, rate: float) -> l
         raise ValueError(f"a rate must lie between 0 and 1, got {rate}")
     if network.batch_norm:
         raise ValueError("with batch_norm the scale of the weights changes no current; use one of the two")
+    factors = []
     with evaluating(network):
-        layers = enumerate(network.hidden_synapses)
-        return [_calibrate_layer(network, spikes, depth, layer, rate) for depth, layer in layers]
+        for depth, layer in enumerate(network.hidden_synapses):
+            factor, most = _calibrate_layer(network, spikes, depth, layer, rate, _SMALLEST, _TOLERANCE)
+            if factor is None:
+                raise ValueError(
+                    f"hidden layer {depth} cannot fire at a rate of {rate:g}: with weights however large it is "
+                    f"{most:.3f}. Lower the rate, or give the layer more input"
+                )
+            factors.append(factor)
+    return factors
+
+
+class Woken(NamedTuple):
+    """What was found and done in one hidden layer.
+
+    Attributes:
+        rate: share of its pairs of neuron and sample with a spike, as it was found.
+        factor: what its weights were multiplied by; 1 for a layer that was left alone.
+    """
+
+    rate: float
+    factor: float
+
+    @property
+    def silent(self) -> bool:
+        """Whether it was found silent."""
+        return self.rate < SILENT_RATE
+
+
+@torch.no_grad()
+def wake_silent_layers(network: SpikingNetwork, spikes: Spikes) -> list[Woken]:
+    """Raise the weights of the hidden layers that are silent, from the input upwards, until a fifth of them fires.
+
+    A layer is silent if less than a hundredth of its pairs of neuron and sample has a spike. Others are left alone, and
+    so is one that weights cannot wake, because its input is silent itself.
+
+    Args:
+        network: changed in place. Without ``batch_norm``: normalised currents do not depend on the weights' scale.
+        spikes: a batch of input, as for the network.
+
+    Returns:
+        One entry for each hidden layer.
+    """
+    found = []
+    with evaluating(network):
+        for depth, layer in enumerate(network.hidden_synapses):
+            rate = _firing_rate(network, spikes, depth)
+            factor = None
+            if rate < SILENT_RATE:
+                factor, _ = _calibrate_layer(network, spikes, depth, layer, WAKING_RATE, 1.0, _WAKING_TOLERANCE)
+            found.append(Woken(rate, factor or 1.0))
+    return found
 
 
 def scale_weights(network: SpikingNetwork, factors: list[float]) -> None:
@@ -69,28 +124,41 @@ def _scale(layer: nn.Module, factor: float) -> None:
         cast(nn.Linear, layer).weight.mul_(factor)
 
 
-def _calibrate_layer(network: SpikingNetwork, spikes: Spikes, depth: int, layer: nn.Module, rate: float) -> float:
-    """The factor that brings one layer to the rate, applied."""
+def _firing_rate(network: SpikingNetwork, spikes: Spikes, depth: int) -> float:
+    """Share of the pairs of neuron and sample of a hidden layer that have a spike."""
+    return (network(spikes).activity[depth].spike_count > 0).double().mean().item()
+
+
+def _calibrate_layer(
+    network: SpikingNetwork,
+    spikes: Spikes,
+    depth: int,
+    layer: nn.Module,
+    rate: float,
+    smallest: float,
+    tolerance: float,
+) -> tuple[float | None, float]:
+    """The factor, at least ``smallest``, that brings one layer to the rate, applied; None if there is none.
+
+    The second number is the rate with the largest weights.
+    """
     scale = 1.0
 
     def fired(factor: float) -> float:
         nonlocal scale
         _scale(layer, factor / scale)
         scale = factor
-        return (network(spikes).activity[depth].spike_count > 0).double().mean().item()
+        return _firing_rate(network, spikes, depth)
 
     most = fired(_LARGEST)
     if most < rate:
         _scale(layer, 1 / scale)
-        raise ValueError(
-            f"hidden layer {depth} cannot fire at a rate of {rate:g}: with weights however large it is {most:.3f}. "
-            "Lower the rate, or give the layer more input"
-        )
-    low, high = math.log(_SMALLEST), math.log(_LARGEST)
+        return None, most
+    low, high = math.log(smallest), math.log(_LARGEST)
     for _ in range(_ATTEMPTS):
         middle = (low + high) / 2
         found = fired(math.exp(middle))
-        if abs(found - rate) < _TOLERANCE:
+        if abs(found - rate) < tolerance:
             break
         low, high = (middle, high) if found < rate else (low, middle)
-    return scale
+    return scale, most

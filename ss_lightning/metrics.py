@@ -169,6 +169,10 @@ class EvaluationMetrics(nn.Module):
         for metrics, count, layer in zip(self.layers, layers, output.activity, strict=True):
             _update_activity(metrics, count, layer.first_spike_time)
 
+    def dead_fractions(self) -> list[float]:
+        """Share of the neurons of each hidden layer that fired for no sample."""
+        return [float(layer["dead_fraction"].compute()) for layer in self.layers]  # type: ignore[index]
+
     def named_metrics(self) -> Iterator[tuple[str, Metric]]:
         """Names as they are logged, without the ``val/`` or ``test/`` in front."""
         for name, module in self.named_children():

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from types import FrameType
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar, Literal, cast
 
 import lightning as L
 import torch
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
-from ss_lightning.calibration import calibrate_weights, scale_weights
+from ss_lightning.calibration import WAKING_RATE, Woken, calibrate_weights, scale_weights, wake_silent_layers
 from ss_lightning.delayed_linear import DelayedLinear, narrow_delays
 from ss_lightning.errors import UsageError
 from ss_lightning.losses import classification_loss, spike_penalty
@@ -21,6 +22,9 @@ from ss_lightning.networks import MLP, ConvNet, NetworkOutput, Spikes, SpikingNe
 from ss_lightning.signatures import passes_on_to
 
 Batch = tuple[Spikes, Tensor]
+
+# Of a hidden layer in which so many neurons fire for no sample of the validation set, a training speaks.
+_DEAD_SHARE = 0.95
 
 
 class SpikingClassifier(L.LightningModule):
@@ -35,8 +39,10 @@ class SpikingClassifier(L.LightningModule):
         spike_target: lowest and highest number of spikes of a hidden neuron in a sample, in the mean over a batch, that
             costs nothing, see :func:`ss_lightning.losses.spike_penalty`.
         spike_weight: weight of that penalty in the loss.
-        start_rate: before training, the weights of every hidden layer are scaled until this share of all pairs of
-            neuron and sample of a batch has a spike, see :func:`ss_lightning.calibration.calibrate_weights`.
+        start_rate: how the weights are scaled on the first batch of a training. ``auto`` raises those of hidden
+            layers that are silent, see :func:`ss_lightning.calibration.wake_silent_layers`, and says so. A number
+            brings every hidden layer to this share of pairs of neuron and sample with a spike, see
+            :func:`ss_lightning.calibration.calibrate_weights`. None leaves all as they are.
 
     Raises:
         ValueError: a number is out of its range.
@@ -56,7 +62,7 @@ class SpikingClassifier(L.LightningModule):
         label_smoothing: float = 0.0,
         spike_target: Sequence[float] = (0.0, math.inf),
         spike_weight: float = 0.0,
-        start_rate: float | None = None,
+        start_rate: float | Literal["auto"] | None = "auto",
     ) -> None:
         super().__init__()
         if not 0 <= label_smoothing <= 1:
@@ -65,13 +71,14 @@ class SpikingClassifier(L.LightningModule):
             raise ValueError(f"spike_target must be [low, high] with 0 <= low <= high, got {list(spike_target)}")
         if not spike_weight >= 0:
             raise ValueError(f"spike_weight must be zero or more, got {spike_weight}")
-        if start_rate is not None and not 0 < start_rate < 1:
-            raise ValueError(f"start_rate must lie between 0 and 1, got {start_rate}")
+        if start_rate is not None and start_rate != "auto" and not (_is_number(start_rate) and 0 < start_rate < 1):
+            raise ValueError(f"start_rate must be auto, null or lie between 0 and 1, got {start_rate!r}")
         self.network = network
         self.label_smoothing = label_smoothing
         self.spike_target = (spike_target[0], spike_target[1])
         self.spike_weight = spike_weight
         self.start_rate = start_rate
+        self._told_dead: set[int] = set()
         self.train_accuracy = MulticlassAccuracy(network.num_classes, average="micro")
         sizes = network.layer_sizes
         self.val_metrics = EvaluationMetrics(network.num_classes, sizes, network.step_ms)
@@ -84,25 +91,6 @@ class SpikingClassifier(L.LightningModule):
     def scores(self, output: NetworkOutput) -> Tensor:
         """Class scores ``[B, C]``; their softmax is the predicted distribution."""
         return self.network.decoder.scores(output.readout)
-
-    def on_fit_start(self) -> None:
-        """Scale the weights to the rate that they shall start with, unless the training goes on from a checkpoint.
-
-        Raises:
-            UsageError: a layer cannot reach the rate.
-        """
-        if self.start_rate is None or self.trainer.ckpt_path:
-            return
-        self.trainer.fit_loop.setup_data()
-        batch = next(iter(cast(Iterable[Batch], self.trainer.train_dataloader)))
-        spikes, _ = self.trainer.strategy.batch_to_device(batch, self.device)
-        try:
-            factors = calibrate_weights(self.network, spikes, self.start_rate)
-        except ValueError as error:
-            raise UsageError(f"start_rate: {error}") from error
-        # Every device has seen another batch; all take what the first one found.
-        scale_weights(self.network, [1 / factor for factor in factors])
-        scale_weights(self.network, self.trainer.strategy.broadcast(factors))
 
     def on_train_start(self) -> None:
         """Refuse a training without an end that learned delays could follow.
@@ -118,8 +106,55 @@ class SpikingClassifier(L.LightningModule):
             )
 
     def on_train_batch_start(self, batch: Batch, batch_index: int) -> None:
-        """Narrow the bumps of learned delays, so that they are single steps for the last quarter of the updates."""
+        """Scale the weights on the first batch, and narrow the bumps of learned delays.
+
+        The bumps are single steps for the last quarter of the updates.
+
+        Raises:
+            UsageError: a layer cannot reach the rate that it shall start with.
+        """
+        if self.global_step == batch_index == self.current_epoch == 0 and not self.trainer.ckpt_path:
+            self._scale_start(batch[0])
         narrow_delays(self.network, self.global_step / (0.75 * self.trainer.estimated_stepping_batches))
+
+    def _scale_start(self, spikes: Spikes) -> None:
+        """Bring the hidden layers to the rate that they shall start with, or the silent ones to life."""
+        if self.network.batch_norm and self.start_rate in ("auto", None):
+            return  # normalised currents are neither silent nor saturated
+        found: list[Woken] = []
+        if self.start_rate in ("auto", None):
+            found = wake_silent_layers(self.network, spikes)
+            factors = [layer.factor for layer in found]
+        else:
+            try:
+                factors = calibrate_weights(self.network, spikes, cast(float, self.start_rate))
+            except ValueError as error:
+                raise UsageError(f"start_rate: {error}") from error
+        # Every device has seen another batch; all take what the first one found.
+        scale_weights(self.network, [1 / factor for factor in factors])
+        if self.start_rate is not None:
+            scale_weights(self.network, self.trainer.strategy.broadcast(factors))
+        for depth, layer in enumerate(found):
+            if layer.silent:
+                self._tell_of_silence(depth, layer)
+
+    def _tell_of_silence(self, depth: int, layer: Woken) -> None:
+        name = f"hidden layer {depth} starts silent: {layer.rate:.1%} of its neurons fired on the first batch"
+        gain = "input_gain" if depth == 0 else "hidden_gain"
+        if self.start_rate is None:
+            rank_zero_warn(
+                f"{name}. A silent layer passes nothing on and learns next to nothing. Set model.start_rate to auto or "
+                f"to a rate such as {WAKING_RATE}, or raise model.{gain}."
+            )
+        elif layer.factor == 1:
+            rank_zero_warn(
+                f"{name}, and larger weights do not wake it. Check that its input has spikes within the time grid."
+            )
+        else:
+            rank_zero_info(
+                f"{name}. Its weights were multiplied by {layer.factor:.3g}, so that about {WAKING_RATE:.0%} fire "
+                f"(model.start_rate: auto). A larger model.{gain} starts it with such weights."
+            )
 
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
         """Loss of one batch."""
@@ -152,8 +187,19 @@ class SpikingClassifier(L.LightningModule):
         self._evaluate(batch, self.test_metrics)
 
     def on_validation_epoch_end(self) -> None:
-        """Log the validation metrics."""
+        """Log the validation metrics, and say once of each hidden layer if it has fallen silent."""
         self._log_metrics(self.val_metrics, "val")
+        if self.trainer.sanity_checking or self.trainer.state.fn != "fit":
+            return
+        for depth, share in enumerate(self.val_metrics.dead_fractions()):
+            if share >= _DEAD_SHARE and depth not in self._told_dead:
+                self._told_dead.add(depth)
+                rank_zero_warn(
+                    f"hidden layer {depth} is silent after epoch {self.current_epoch + 1}: {share:.0%} of its neurons "
+                    "fired for no validation sample. A silent layer passes nothing on and learns next to nothing. "
+                    f"Begin again with model.start_rate {WAKING_RATE}, a larger "
+                    f"model.{'input_gain' if depth == 0 else 'hidden_gain'} or a lower learning rate."
+                )
 
     def on_test_epoch_end(self) -> None:
         """Log the test metrics."""
@@ -187,6 +233,10 @@ class SpikingClassifier(L.LightningModule):
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Adam with a learning rate of 1e-3; the command line replaces it by what the config says."""
         return torch.optim.Adam(self.parameters(), lr=1e-3)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 class NetworkClassifier(SpikingClassifier):
@@ -225,7 +275,7 @@ class NetworkClassifier(SpikingClassifier):
         label_smoothing: float = 0.0,
         spike_target: Sequence[float] = (0.0, math.inf),
         spike_weight: float = 0.0,
-        start_rate: float | None = None,
+        start_rate: float | Literal["auto"] | None = "auto",
         **network: Any,
     ) -> None:
         super().__init__(self.network_class(**network), label_smoothing, spike_target, spike_weight, start_rate)

@@ -2,6 +2,7 @@
 
 import gzip
 import hashlib
+import os
 import pickle
 import struct
 from types import SimpleNamespace
@@ -9,7 +10,14 @@ from types import SimpleNamespace
 import h5py
 import numpy as np
 import pytest
+import torch
 import torchvision.datasets
+
+# Tests run in several processes side by side: threads of each beside those of the others only cost time.
+# Programs that a test starts inherit it. A test of threads sets their number itself.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ["OMP_NUM_THREADS"] = "1"
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True)

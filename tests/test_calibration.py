@@ -1,5 +1,6 @@
 """Weights that start neither silent nor saturated."""
 
+import warnings
 from pathlib import Path
 
 import lightning as L
@@ -7,7 +8,7 @@ import pytest
 import torch
 
 from ss_lightning import MLP, ConvNet, EventBatch, MLPClassifier
-from ss_lightning.calibration import calibrate_weights, scale_weights
+from ss_lightning.calibration import calibrate_weights, scale_weights, wake_silent_layers
 from ss_lightning.cli.commands import main
 from ss_lightning.data import YinYangData
 
@@ -34,6 +35,7 @@ def test_every_layer_reaches_the_rate_whatever_the_start(gain, options):
         torch.testing.assert_close(now, then, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sizes", [{"channels": [8]}, {"channels": [8, 6], "padding": 1, "pool_size": [1, 2]}])
 def test_convolutions_too(sizes):
     torch.manual_seed(0)
@@ -70,6 +72,108 @@ def test_training_starts_at_the_rate():
     )  # fmt: skip
     trainer.fit(model, data)
     assert rates(model.network, spikes) == pytest.approx([0.5], abs=0.1)
+
+
+def images_that_fire_once(num_steps, batch_size=4, side=16):
+    times = torch.randint(0, num_steps, (1, batch_size, side * side))
+    return torch.zeros(num_steps, batch_size, side * side).scatter_(0, times, 1.0).unflatten(2, (1, side, side))
+
+
+@pytest.mark.parametrize(("num_steps", "density"), [(4, 0.5), (30, 0.1), (300, 0.03), (2048, 0.02)])
+@pytest.mark.parametrize("depth", [1, 2, 4, 8])
+def test_a_network_of_any_depth_starts_alive(num_steps, density, depth):
+    torch.manual_seed(0)
+    spikes = EventBatch.from_dense((torch.rand(num_steps, 8, 100) < density).float())
+    options = {"input_shape": (100,), "num_classes": 3, "step_ms": 1.0, "hidden": [60] * depth, "input_gain": 4.0}
+    network = MLP(**options, estimator="survival")
+    output = network(spikes)
+    output.readout.mean().backward()
+    assert min((layer.spike_count > 0).float().mean() for layer in output.activity) > 0.03
+    assert all(layer.weight.grad.abs().max() > 0 for layer in network.hidden_synapses)
+
+
+def test_with_the_weights_of_the_paper_it_does_not():
+    torch.manual_seed(0)
+    spikes = EventBatch.from_dense((torch.rand(100, 8, 100) < 0.03).float())
+    network = MLP(input_shape=(100,), num_classes=3, step_ms=1.0, hidden=[60] * 4, input_gain=4.0, hidden_gain=1.0)
+    assert rates(network, spikes)[1:] == [0.0] * 3
+
+
+@pytest.mark.parametrize("pool", ["max", "avg"])
+@pytest.mark.parametrize("num_steps", [4, 32])
+def test_so_do_convolutions(num_steps, pool):
+    torch.manual_seed(0)
+    sizes = {"channels": [8] * 4, "kernel_size": 3, "padding": 1, "pool_size": [2, 1, 2, 1], "hidden": [50, 50]}
+    network = ConvNet(input_shape=(1, 16, 16), num_classes=3, step_ms=1.0, pool=pool, tau_hidden_ms=50.0, **sizes)
+    assert min(rates(network, images_that_fire_once(num_steps))) > 0.05
+
+
+@pytest.mark.parametrize("options", [{}, {"weight_norm": True}, {"skip": True}, {"neuron": "multi"}])
+def test_silent_layers_are_woken_and_others_left_alone(options):
+    torch.manual_seed(0)
+    spikes = EventBatch.from_dense((torch.rand(40, 30, 20) < 0.2).float())
+    network = MLP(**COMMON, hidden=[80, 60, 60], input_gain=3.0, hidden_gain=1e-3, **options)
+    if options.get("skip"):
+        network.synapses[1].weight.data.fill_(-1.0)  # for the first layer reaches the third as well
+    before = [layer.weight.detach().clone() for layer in network.synapses]
+    alive, *woken = wake_silent_layers(network, spikes)
+    assert not alive.silent
+    assert alive.factor == 1
+    if options.get("skip"):
+        assert woken[0].silent
+        assert woken[0].factor == 1  # inhibited whatever the scale
+    else:
+        assert all(layer.silent and layer.factor > 1 for layer in woken)
+        assert rates(network, spikes)[1:] == pytest.approx([0.2, 0.2], abs=0.06)
+    torch.testing.assert_close(network.synapses[0].weight, before[0])
+    torch.testing.assert_close(network.synapses[3].weight, before[3])
+
+
+def fit(caplog, batches=1, **options):
+    """Warnings and messages of a short training of a network."""
+    caplog.clear()
+    torch.manual_seed(0)
+    data = YinYangData(num_steps=30, num_train=200, num_val=40, num_test=1)
+    model = MLPClassifier(input_shape=data.input_shape, num_classes=3, step_ms=1.0, **options)
+    trainer = L.Trainer(
+        max_epochs=1, limit_train_batches=batches, logger=False, enable_checkpointing=False, accelerator="cpu",
+        enable_progress_bar=False, enable_model_summary=False,
+    )  # fmt: skip
+    with warnings.catch_warnings(record=True) as caught, caplog.at_level("INFO"):
+        warnings.simplefilter("always")
+        trainer.fit(model, data)
+    said = [str(warning.message) for warning in caught] + [record.getMessage() for record in caplog.records]
+    return model, [line for line in said if "hidden layer" in line]
+
+
+def test_a_training_wakes_what_is_silent_and_says_so(caplog):
+    _, said = fit(caplog, hidden=[60, 60], input_gain=1e-3, hidden_gain=1e-2)
+    assert [line.split(":")[0] for line in said] == ["hidden layer 0 starts silent", "hidden layer 1 starts silent"]
+    assert "0.0% of its neurons fired on the first batch. Its weights were multiplied by" in said[0]
+    assert "model.input_gain" in said[0]
+    assert "model.hidden_gain" in said[1]
+    _, said = fit(caplog, hidden=[60, 60], input_gain=4.0)
+    assert said == []
+
+
+def test_a_training_that_may_not_wake_names_the_silent_layers(caplog):
+    _, said = fit(caplog, hidden=[60, 60], input_gain=4.0, hidden_gain=1e-2, start_rate=None)
+    assert [line.split(".")[0] for line in said] == [
+        "hidden layer 1 starts silent: 0",
+        "hidden layer 1 is silent after epoch 1: 100% of its neurons fired for no validation sample",
+    ]
+    assert all("model.start_rate" in line and "model.hidden_gain" in line for line in said)
+
+
+def test_scales_are_left_alone_where_currents_are_normalised(caplog):
+    _, said = fit(caplog, batches=None, hidden=[60], batch_norm=True)
+    assert not any("starts silent" in line for line in said)
+
+
+@pytest.mark.parametrize("start_rate", [0.0, 1.0, "auro", True])
+def test_start_rates_that_mean_nothing_are_refused(start_rate):
+    with pytest.raises(ValueError, match="start_rate must be auto, null or lie between 0 and 1"):
+        MLPClassifier(**COMMON, start_rate=start_rate)
 
 
 @pytest.mark.slow

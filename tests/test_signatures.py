@@ -131,7 +131,7 @@ class NarrowClassifier(NetworkClassifier):
     network_class = Narrow
 
 
-BASE = {"label_smoothing": 0.0, "spike_weight": 0.0, "start_rate": None, "spike_target": (0.0, float("inf"))}
+BASE = {"label_smoothing": 0.0, "spike_weight": 0.0, "start_rate": "auto", "spike_target": (0.0, float("inf"))}
 
 
 @pytest.mark.parametrize(

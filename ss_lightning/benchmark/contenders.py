@@ -149,6 +149,7 @@ class Ours(nn.Module):
             step_ms=1,
             tau_hidden_ms=10,
             tau_readout_ms=20,
+            hidden_gain=1.0,  # the paper's weights, as all contenders have them
             **options,
         )
 
@@ -175,6 +176,8 @@ class OursConv(nn.Module):
             step_ms=1,
             tau_hidden_ms=10,
             tau_readout_ms=20,
+            input_gain=1.0,
+            hidden_gain=1.0,
             estimator=estimator,
         )
 

@@ -82,6 +82,11 @@ class SpikingNetwork(nn.Module):
         surrogate: ``fast_sigmoid``, ``atan`` or ``triangle``.
         surrogate_slope: steepness of the surrogate at threshold.
         threshold: firing threshold.
+        input_gain: the weights of the first layer start uniform within ``input_gain / sqrt(fan_in)``.
+        hidden_gain: those of the hidden layers behind it within ``hidden_gain * threshold / sqrt(fan_in)``, so that a
+            layer that hears at most one spike of each neuron still fires. 1 with a threshold of 1 is the paper's start,
+            where later layers fall silent one after the other. The weights of the readout start within
+            ``1 / sqrt(fan_in)``.
         tau_hidden_ms: membrane time constant of hidden neurons in milliseconds (``.inf`` never leaks), or a range
             ``[low, high]`` from which each of them draws its own.
         tau_readout_ms: the same of the readout, a number or a range.
@@ -139,6 +144,8 @@ class SpikingNetwork(nn.Module):
         surrogate: Literal["fast_sigmoid", "atan", "triangle"] = "fast_sigmoid",
         surrogate_slope: float = 10.0,
         threshold: float = 1.0,
+        input_gain: float = 1.0,
+        hidden_gain: float = 4.0,
         tau_hidden_ms: float | list[float] = 10.0,
         tau_readout_ms: float | list[float] = 20.0,
         learn_beta: bool = True,
@@ -162,6 +169,9 @@ class SpikingNetwork(nn.Module):
             raise ValueError(
                 f"need at least one class and one input, got {num_classes} classes and inputs {tuple(input_shape)}"
             )
+        for name, gain in (("input_gain", input_gain), ("hidden_gain", hidden_gain)):
+            if not 0 < gain < math.inf:
+                raise ValueError(f"{name} must be positive and finite, got {gain}")
         if not 0 <= dropout < 1:
             raise ValueError(f"dropout must lie in [0, 1), got {dropout}")
         if not 0 <= onset_ms < math.inf or not onset_width_ms > 0:
@@ -175,6 +185,8 @@ class SpikingNetwork(nn.Module):
         self.estimator = estimator
         self.surrogate: Surrogate = make_surrogate(surrogate, surrogate_slope)
         self.threshold = threshold
+        self.input_gain = input_gain
+        self.hidden_gain = hidden_gain
         self.tau_hidden_ms = tau_hidden_ms
         self.tau_readout_ms = tau_readout_ms
         self.learn_beta = learn_beta
@@ -277,11 +289,24 @@ class SpikingNetwork(nn.Module):
             register_parametrization(neuron, "beta", LogTau(self.step_ms))
         return neuron
 
-    def _initialise(self, layer: nn.Module, gain: float = 1.0) -> None:
-        """Draw the weights of a layer of synapses."""
-        init_uniform(cast(nn.Linear, layer), gain)
-        if self.weight_norm:
-            parametrizations.weight_norm(layer)
+    def _initialise_all(self, layers: Sequence[nn.Module], weaker: Sequence[float] = ()) -> None:
+        """Draw the weights of all layers of synapses, those of the readout last.
+
+        Args:
+            layers: from the input to the readout.
+            weaker: by how much the spikes that reach each hidden layer are weaker than whole ones; empty for 1.
+        """
+        later = self.hidden_gain * self.threshold
+        for depth, layer in enumerate(layers):
+            if depth == len(layers) - 1:
+                gain = 1.0
+            elif depth == 0:
+                gain = self.input_gain
+            else:
+                gain = later * (weaker[depth] if weaker else 1.0)
+            init_uniform(cast(nn.Linear, layer), gain)
+            if self.weight_norm:
+                parametrizations.weight_norm(layer)
 
     def _add_norm(self, norm: nn.BatchNorm1d | nn.BatchNorm2d) -> None:
         """Normalise the current of the next hidden layer."""

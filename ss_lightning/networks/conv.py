@@ -31,6 +31,8 @@ class ConvNet(SpikingNetwork):
             for no pooling.
         pool: ``max`` or ``avg``. A max pool over spikes in time passes a spike of each neuron in its window.
         hidden: number of neurons of each fully connected hidden layer.
+        input_gain: the weights of the first convolution start uniform within ``input_gain / sqrt(fan_in)``. At 1, the
+            paper's start, the few inputs of a window seldom reach the threshold if each fires once.
 
     Raises:
         ValueError: a word is unknown, a number is out of its range, or the images are too small for the layers.
@@ -55,9 +57,10 @@ class ConvNet(SpikingNetwork):
         pool_size: int | Sequence[int] = 2,
         pool: Literal["max", "avg"] = "max",
         hidden: Sequence[int] = (1000,),
+        input_gain: float = 3.0,
         **network: Any,
     ) -> None:
-        super().__init__(**network)
+        super().__init__(input_gain=input_gain, **network)
         if len(self.input_shape) != 3:
             raise ValueError(
                 f"a convolutional network needs images (channels, height, width), got inputs {self.input_shape}"
@@ -103,8 +106,9 @@ class ConvNet(SpikingNetwork):
         )
         self.neurons = nn.ModuleList(self.make_hidden((size,)) for size in hidden)
         self.readout = self.make_readout()
-        for layer in (*self.convolutions, *self.synapses):
-            self._initialise(layer)
+        # The mean of a window of independent spikes varies by the side of the window less than one spike.
+        weaker = [1.0, *(side if pool == "avg" else 1.0 for side in pool_sizes), *[1.0] * len(hidden)]
+        self._initialise_all([*self.convolutions, *self.synapses], weaker)
         if self.batch_norm:
             for size in channels:
                 self._add_norm(nn.BatchNorm2d(size))

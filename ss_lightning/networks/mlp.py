@@ -37,8 +37,6 @@ class MLP(SpikingNetwork):
             instead of the last one only.
         bias: give every layer a bias, zero at the start. With ``batch_norm``, which shifts currents as well, only the
             readout has one.
-        input_gain: the weights of the first layer start within ``input_gain / sqrt(fan_in)``, all others within
-            ``1 / sqrt(fan_in)``.
         delay_line_ms: the input reaches the first layer once for each of these fixed delays, rounded to whole steps,
             with weights of its own each time, see :func:`ss_lightning.functional.delay_line.delay_line`.
         max_delay_ms: spikes reach every hidden layer after delays that are learned, up to this one; 0 for none. See
@@ -74,7 +72,6 @@ class MLP(SpikingNetwork):
         hidden: Sequence[int] = (300,),
         skip: bool = False,
         bias: bool = True,
-        input_gain: float = 1.0,
         delay_line_ms: Sequence[float] = (0.0,),
         max_delay_ms: float = 0.0,
         delay_per_synapse: bool = False,
@@ -111,8 +108,7 @@ class MLP(SpikingNetwork):
             for size in hidden:
                 self._add_norm(nn.BatchNorm1d(size))
         self.readout = self.make_readout()
-        for depth, layer in enumerate(self.synapses):
-            self._initialise(layer, input_gain if depth == 0 else 1.0)
+        self._initialise_all(list(self.synapses))
         if backend in ("numba", "triton") and self.fusion_obstacle is not None:
             raise ValueError(
                 f"backend {backend!r} cannot run this network. {self.fusion_obstacle} Choose torch or auto"
