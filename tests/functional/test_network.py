@@ -347,4 +347,4 @@ assert os.waitpid(child, 0)[1] == 0
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_works_after_a_fork() -> None:
     """The thread pool belongs to one process: a child must not wait for threads it does not have."""
-    subprocess.run([sys.executable, "-c", FORKED], check=True, timeout=120)
+    subprocess.run([sys.executable, "-c", FORKED], check=True, timeout=600)

@@ -95,7 +95,7 @@ def run_interpreted(check: str) -> None:
     """A call of a function of this module, in a process whose Triton interprets."""
     code = f"from tests.functional.kernels.test_network_triton import *; {check}"
     environment = {**os.environ, "TRITON_INTERPRET": "1"}
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=300, env=environment)
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=1200, env=environment)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
