@@ -25,8 +25,9 @@ if TYPE_CHECKING:
     )
     from ss_lightning.errors import DataError, UsageError
     from ss_lightning.events import EventBatch
+    from ss_lightning.export import load
     from ss_lightning.functional import single_spike
-    from ss_lightning.module import ConvClassifier, MLPClassifier, SpikingClassifier
+    from ss_lightning.module import ConvClassifier, MLPClassifier, Prediction, SpikingClassifier
     from ss_lightning.networks import MLP, ConvNet
     from ss_lightning.neurons import (
         LeakyReadout,
@@ -55,6 +56,7 @@ __all__ = [
     "MNISTData",
     "MultiSpikeLeaky",
     "NMNISTData",
+    "Prediction",
     "SHDData",
     "SSCData",
     "SingleSpikeLeaky",
@@ -65,6 +67,7 @@ __all__ = [
     "UsageError",
     "YinYangData",
     "__version__",
+    "load",
     "reset",
     "single_spike",
 ]
@@ -84,7 +87,7 @@ _HOMES = {
         "reset",
     ),
     "networks": ("MLP", "ConvNet"),
-    "module": ("ConvClassifier", "MLPClassifier", "SpikingClassifier"),
+    "module": ("ConvClassifier", "MLPClassifier", "Prediction", "SpikingClassifier"),
     "data": (
         "CIFAR10Data",
         "EventData",
@@ -96,6 +99,7 @@ _HOMES = {
         "SSCData",
         "YinYangData",
     ),
+    "export": ("load",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 

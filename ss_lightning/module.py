@@ -6,25 +6,53 @@ import inspect
 import math
 from collections.abc import Sequence
 from types import FrameType
-from typing import Any, ClassVar, Literal, cast
+from typing import Any, ClassVar, Literal, NamedTuple, cast
 
 import lightning as L
+import numpy as np
 import torch
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from numpy.typing import ArrayLike
 from torch import Tensor
 
 from ss_lightning.calibration import WAKING_RATE, Woken, calibrate_weights, scale_weights, wake_silent_layers
+from ss_lightning.data.datamodule import EventDataModule
+from ss_lightning.data.recordings import RecordingFormat
 from ss_lightning.delayed_linear import DelayedLinear, narrow_delays
 from ss_lightning.errors import UsageError
 from ss_lightning.losses import classification_loss, spike_penalty
 from ss_lightning.metrics import EvaluationMetrics, MulticlassAccuracy
-from ss_lightning.networks import MLP, ConvNet, NetworkOutput, Spikes, SpikingNetwork
+from ss_lightning.networks import MLP, ConvNet, NetworkOutput, Spikes, SpikingNetwork, evaluating
 from ss_lightning.signatures import passes_on_to
 
 Batch = tuple[Spikes, Tensor]
 
 # Of a hidden layer in which so many neurons fire for no sample of the validation set, a training speaks.
 _DEAD_SHARE = 0.95
+
+
+# Recordings that are classified together, so that many of them need no more memory than a batch of a training.
+_PREDICTED_AT_ONCE = 128
+
+
+class Prediction(NamedTuple):
+    """What a network says of one recording.
+
+    Attributes:
+        name: name of the class with the highest score.
+        label: its number.
+        probability: its probability.
+        probabilities: of all classes by name.
+        decision_ms: time at which this class takes the lead for good, in milliseconds; NaN without a decision.
+        hidden_spikes: spikes of all hidden neurons.
+    """
+
+    name: str
+    label: int
+    probability: float
+    probabilities: dict[str, float]
+    decision_ms: float
+    hidden_spikes: int
 
 
 class SpikingClassifier(L.LightningModule):
@@ -43,6 +71,10 @@ class SpikingClassifier(L.LightningModule):
             layers that are silent, see :func:`ss_lightning.calibration.wake_silent_layers`, and says so. A number
             brings every hidden layer to this share of pairs of neuron and sample with a spike, see
             :func:`ss_lightning.calibration.calibrate_weights`. None leaves all as they are.
+
+    Attributes:
+        recording_format: time grid, units and class names of the data of the training, kept in checkpoints; None for a
+            network that was not trained on an :class:`ss_lightning.data.EventDataModule`.
 
     Raises:
         ValueError: a number is out of its range.
@@ -78,6 +110,7 @@ class SpikingClassifier(L.LightningModule):
         self.spike_target = (spike_target[0], spike_target[1])
         self.spike_weight = spike_weight
         self.start_rate = start_rate
+        self.recording_format: RecordingFormat | None = None
         self._told_dead: set[int] = set()
         self.train_accuracy = MulticlassAccuracy(network.num_classes, average="micro")
         sizes = network.layer_sizes
@@ -91,6 +124,93 @@ class SpikingClassifier(L.LightningModule):
     def scores(self, output: NetworkOutput) -> Tensor:
         """Class scores ``[B, C]``; their softmax is the predicted distribution."""
         return self.network.decoder.scores(output.readout)
+
+    def predict(
+        self,
+        times: Sequence[ArrayLike] | ArrayLike,
+        units: Sequence[ArrayLike] | ArrayLike,
+        time_unit: Literal["s", "ms", "us"] = "s",
+    ) -> Any:
+        """Classify one recording, or several.
+
+        Args:
+            times: times of the events of a recording, in any order, or a list of such arrays.
+            units: units of the events, numbered as in the data of the training, likewise.
+            time_unit: what one unit of ``times`` is: ``"s"``, ``"ms"`` or ``"us"``.
+
+        Returns:
+            A :class:`Prediction`, or a list of them for a list of recordings.
+
+        Raises:
+            UsageError: the network does not know how its recordings look, see :attr:`recording_format`.
+            DataError: an event is not valid; the message names the recording and the value.
+
+        Example:
+            >>> from ss_lightning import MLPClassifier
+            >>> from ss_lightning.data import RecordingFormat
+            >>> model = MLPClassifier(input_shape=[3], num_classes=2, step_ms=1.0, hidden=[8])
+            >>> model.recording_format = RecordingFormat(
+            ...     num_steps=20, step_ms=1.0, num_units=3, input_shape=(3,), class_names=("low", "high")
+            ... )
+            >>> one = model.predict([0.001, 0.004], [0, 2])
+            >>> one.name in ("low", "high")
+            True
+            >>> len(model.predict([[0.001, 0.004], []], [[0, 2], []]))
+            2
+        """
+        form = self.recording_format
+        if form is None:
+            raise UsageError(
+                "this network does not know the time grid and the units of its recordings: it was not trained on a "
+                "data module of ss_lightning, or by a version that did not keep them. Set model.recording_format = "
+                "ss_lightning.data.RecordingFormat.of(data), or its parts"
+            )
+        if _is_one_recording(times):
+            return self.predict([cast(ArrayLike, times)], [cast(ArrayLike, units)], time_unit)[0]
+        times, units = list(cast(Sequence[ArrayLike], times)), list(cast(Sequence[ArrayLike], units))
+        if len(times) != len(units):
+            raise UsageError(f"there are times of {len(times)} recordings and units of {len(units)}")
+        predictions: list[Prediction] = []
+        with torch.no_grad(), evaluating(self):
+            for begin in range(0, len(times), _PREDICTED_AT_ONCE):
+                part = slice(begin, begin + _PREDICTED_AT_ONCE)
+                spikes = form.batch(times[part], units[part], time_unit)
+                predictions += self._predictions(spikes.to(self.device), form.class_names)
+        return predictions
+
+    def _predictions(self, spikes: Spikes, names: Sequence[str]) -> list[Prediction]:
+        output = self.network(spikes)
+        probabilities, decision_ms = self._decisions(output)
+        hidden = torch.stack([layer.spike_count.sum(1) for layer in output.activity]).sum(0)
+        found = []
+        for row, decided, count in zip(probabilities.tolist(), decision_ms.tolist(), hidden.tolist(), strict=True):
+            label = int(np.argmax(row))
+            found.append(
+                Prediction(names[label], label, row[label], dict(zip(names, row, strict=True)), decided, round(count))
+            )
+        return found
+
+    def _decisions(self, output: NetworkOutput) -> tuple[Tensor, Tensor]:
+        """Class probabilities ``[B, C]``, and the time of the decision in milliseconds, ``[B]``."""
+        step = self.network.decoder.decision_step(output.readout)
+        decision_ms = torch.where(step < len(output.readout), step * self.network.step_ms, torch.nan)
+        return self.scores(output).float().softmax(1), decision_ms
+
+    def on_fit_start(self) -> None:
+        """Remember the format of the recordings, for :meth:`predict`."""
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        if isinstance(data, EventDataModule):
+            self.recording_format = RecordingFormat.of(data)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Put the format of the recordings into a checkpoint."""
+        if self.recording_format is not None:
+            checkpoint["recording_format"] = self.recording_format.values()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take the format of the recordings out of a checkpoint."""
+        if "recording_format" in checkpoint:
+            self.recording_format = RecordingFormat.from_values(checkpoint["recording_format"])
 
     def on_train_start(self) -> None:
         """Refuse a training without an end that learned delays could follow.
@@ -224,15 +344,20 @@ class SpikingClassifier(L.LightningModule):
         without a decision.
         """
         spikes, labels = batch
-        output = self.network(spikes)
-        probability, prediction = self.scores(output).float().softmax(1).max(1)
-        step = self.network.decoder.decision_step(output.readout)
-        decision_ms = torch.where(step < len(output.readout), step * self.network.step_ms, torch.nan)
+        probabilities, decision_ms = self._decisions(self.network(spikes))
+        probability, prediction = probabilities.max(1)
         return {"prediction": prediction, "probability": probability, "decision_ms": decision_ms, "label": labels}
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Adam with a learning rate of 1e-3; the command line replaces it by what the config says."""
         return torch.optim.Adam(self.parameters(), lr=1e-3)
+
+
+def _is_one_recording(times: Any) -> bool:
+    """Whether these are the times of one recording and not a list of recordings."""
+    if isinstance(times, (np.ndarray, Tensor)):
+        return times.ndim == 1 and times.dtype != object
+    return all(np.ndim(item) == 0 for item in times)
 
 
 def _is_number(value: object) -> bool:

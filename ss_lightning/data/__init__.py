@@ -9,6 +9,7 @@ from ss_lightning.data.dataset import EventDataset, identity
 from ss_lightning.data.download import DownloadedData
 from ss_lightning.data.images import FashionMNISTData, LatencyImages, MNISTData
 from ss_lightning.data.nmnist import NMNISTData
+from ss_lightning.data.recordings import RecordingFormat
 from ss_lightning.data.samplers import EvaluationSampler, TrainingSampler
 from ss_lightning.data.shd import HeidelbergData, SHDData, SSCData, held_out_speakers
 from ss_lightning.data.splits import Splits, Subset
@@ -30,6 +31,7 @@ __all__ = [
     "LatencyImages",
     "MNISTData",
     "NMNISTData",
+    "RecordingFormat",
     "SHDData",
     "SSCData",
     "Splits",

@@ -10,7 +10,7 @@ there is a form that inhibits itself, see :func:`to_nir`.
 """
 
 from ss_lightning.export.checkpoint_export import export_checkpoint, main
-from ss_lightning.export.loading import load_classifier
+from ss_lightning.export.loading import load, load_classifier
 from ss_lightning.export.nir_export import inhibition_horizon, to_nir
 from ss_lightning.export.nir_import import from_nir
 from ss_lightning.export.nir_layers import ExportWarning
@@ -22,6 +22,7 @@ __all__ = [
     "export_program",
     "from_nir",
     "inhibition_horizon",
+    "load",
     "load_classifier",
     "main",
     "to_nir",

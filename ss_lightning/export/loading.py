@@ -14,6 +14,27 @@ from ss_lightning.renamed import with_new_names
 from ss_lightning.runs.checkpoints import read_checkpoint
 
 
+def load(run: str | os.PathLike[str]) -> SpikingClassifier:
+    """The trained classifier of a run, on the CPU and in evaluation mode.
+
+    Args:
+        run: the folder of a run, whose best checkpoint is taken, or a checkpoint file.
+
+    Raises:
+        UsageError: there is no such run or file, or it holds no classifier of this package.
+    """
+    path = Path(run)
+    if not path.is_dir():
+        return load_classifier(path)
+    for name in ("best", "last"):
+        checkpoint = path / "checkpoints" / f"{name}.ckpt"
+        if checkpoint.is_file():
+            return load_classifier(checkpoint)
+    runs = sorted(folder.parent.name for folder in path.glob("version_*/checkpoints"))
+    hint = f" It holds the runs {', '.join(runs)}: give one of them" if runs else ""
+    raise UsageError(f"{path} is no folder of a run: there is no checkpoints/best.ckpt in it.{hint}")
+
+
 def load_classifier(ckpt: str | os.PathLike[str]) -> SpikingClassifier:
     """The trained classifier in a checkpoint of this package, on the CPU.
 
@@ -32,6 +53,7 @@ def load_classifier(ckpt: str | os.PathLike[str]) -> SpikingClassifier:
         model.load_state_dict(weights)
     except RuntimeError as error:
         raise UsageError(f"the weights in {ckpt} do not fit its own hyper-parameters: {error}") from error
+    model.on_load_checkpoint(content)
     return model.eval()
 
 

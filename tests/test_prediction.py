@@ -1,0 +1,131 @@
+"""A trained network in Python: loaded from its run, asked about recordings."""
+
+import math
+
+import lightning as L
+import numpy as np
+import pytest
+import torch
+
+import ss_lightning
+from ss_lightning import DataError, MLPClassifier, UsageError
+from ss_lightning.cli.commands import main
+from ss_lightning.data import EventData, RecordingFormat, Subset
+
+NAMES = ("left", "right", "none")
+
+
+def data(recordings, **options):
+    times, units, labels = recordings(30)
+    return EventData.from_arrays(
+        (times, units, labels), num_units=7, class_names=NAMES, num_steps=25, step_ms=2.0, batch_size=10, **options
+    )
+
+
+def train(module, folder, **model):
+    torch.manual_seed(0)
+    shape = {"input_shape": module.input_shape, "num_classes": module.num_classes, "step_ms": module.step_ms}
+    model = MLPClassifier(**shape, hidden=[9, 8], input_gain=4.0, **model)
+    trainer = L.Trainer(
+        max_epochs=1, default_root_dir=folder, logger=False, enable_progress_bar=False, enable_model_summary=False,
+        accelerator="cpu",
+    )  # fmt: skip
+    trainer.fit(model, module)
+    path = folder / "run" / "checkpoints" / "best.ckpt"
+    trainer.save_checkpoint(path)
+    return model, trainer
+
+
+@pytest.mark.parametrize("options", [{}, {"input": "dense"}, {"binning": "count"}, {"units_per_input": 2}])
+def test_it_answers_as_the_evaluation_does(recordings, tmp_path, options):
+    units_per_input = options.pop("units_per_input", 1)
+    module = data(recordings, **options)
+    module.units_per_input = units_per_input
+    trained, _ = train(module, tmp_path)
+    model = ss_lightning.load(tmp_path / "run")
+    assert not model.training
+    samples = Subset(module.splits.train.store)
+    expected = trained.eval().predict_step(module.dataset(samples).__getitems__(np.arange(30)), 0)
+    times, units, _ = recordings(30)
+    found = model.predict(times, units)
+    assert [one.label for one in found] == expected["prediction"].tolist()
+    assert [one.probability for one in found] == pytest.approx(expected["probability"].tolist())
+    np.testing.assert_allclose([one.decision_ms for one in found], expected["decision_ms"])
+
+
+def test_one_recording_and_many(recordings, tmp_path):
+    train(data(recordings), tmp_path)
+    model = ss_lightning.load(tmp_path / "run" / "checkpoints" / "best.ckpt")
+    times, units, _ = recordings(300)
+    many = model.predict(times, units)
+    assert len(many) == 300
+    one = model.predict(times[7], units[7])
+    assert one == many[7] or math.isnan(one.decision_ms)
+    assert one.name == NAMES[one.label]
+    assert one.probability == max(one.probabilities.values())
+    assert sum(one.probabilities.values()) == pytest.approx(1)
+    assert 0 <= one.hidden_spikes <= 17
+    assert one.probabilities == pytest.approx(model.predict(times[7] * 1e3, units[7], time_unit="ms").probabilities)
+    assert one.probabilities == pytest.approx(model.predict(list(times[7]), list(units[7])).probabilities)
+    assert model.predict([], []).hidden_spikes == model.predict([[]], [[]])[0].hidden_spikes
+    shuffled = np.random.default_rng(0).permutation(len(times[7]))
+    assert one.probabilities == pytest.approx(model.predict(times[7][shuffled], units[7][shuffled]).probabilities)
+
+
+def test_mistakes_are_named(recordings, tmp_path):
+    train(data(recordings), tmp_path)
+    model = ss_lightning.load(tmp_path / "run")
+    with pytest.raises(DataError, match="recordings, sample 1: unit 7"):
+        model.predict([[0.01], [0.02]], [[3], [7]])
+    with pytest.raises(DataError, match="recordings"):
+        model.predict([[0.01, -0.5]], [[3, 2]])
+    with pytest.raises(UsageError, match="times of 2 recordings and units of 1"):
+        model.predict([[0.01], [0.02]], [[3]])
+    with pytest.raises(UsageError, match="time_unit"):
+        model.predict([0.01], [3], time_unit="minutes")
+    fresh = MLPClassifier(input_shape=[7], num_classes=3, step_ms=2.0)
+    with pytest.raises(UsageError, match="recording_format"):
+        fresh.predict([0.01], [3])
+    fresh.recording_format = RecordingFormat.of(data(recordings))
+    assert fresh.predict([0.01], [3]).name in NAMES
+
+
+def test_training_mode_and_statistics_are_left_alone(recordings):
+    model = MLPClassifier(input_shape=[7], num_classes=3, step_ms=2.0, hidden=[9], input_gain=9.0, dropout=0.5)
+    model.recording_format = RecordingFormat.of(data(recordings))
+    model.train()
+    times, units, _ = recordings(5)
+    first, second = ([one.probabilities for one in model.predict(times, units)] for _ in range(2))
+    assert first == second
+    assert model.training
+
+
+def test_what_is_no_run_is_said(tmp_path):
+    with pytest.raises(UsageError, match=r"no folder of a run: there is no checkpoints/best.ckpt in it"):
+        ss_lightning.load(tmp_path)
+    (tmp_path / "version_0" / "checkpoints").mkdir(parents=True)
+    with pytest.raises(UsageError, match="It holds the runs version_0: give one of them"):
+        ss_lightning.load(tmp_path)
+    with pytest.raises(UsageError, match="there is no checkpoint"):
+        ss_lightning.load(tmp_path / "absent")
+
+
+@pytest.mark.slow
+def test_a_run_of_the_command_line(tmp_path, monkeypatch, shd, recordings):
+    monkeypatch.chdir(tmp_path)
+    shd.write_pair(tmp_path / "data")
+    config = ss_lightning.__file__.replace("ss_lightning/__init__.py", "configs/shd.yaml")
+    small = [
+        "--model.hidden",
+        "[12]",
+        "--trainer.max_epochs=1",
+        "--pictures.every_n_epochs=0",
+        "--data.val_speakers=[3]",
+    ]
+    assert main(["fit", "--config", config, *small, "--trainer.default_root_dir", "runs"]) == 0
+    model = ss_lightning.load("runs/shd/version_0")
+    times, units, _ = recordings(4, num_units=700)
+    found = model.predict(times, units)
+    assert {one.name for one in found} <= set(model.recording_format.class_names)
+    assert model.recording_format.num_units == 700
+    assert model.network.num_inputs == 700 // model.recording_format.units_per_input
