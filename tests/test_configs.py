@@ -86,10 +86,11 @@ def test_commands_of_the_documentation(small_data, monkeypatch):
         arguments += further.get(arguments[0], few)
         assert main(arguments) == 0, command
     # Python that needs such a run.
-    (code,) = blocks((ROOT / "docs" / "howto" / "trained_network.md").read_text(encoding="utf-8"), "py")
+    code = "\n".join(blocks((ROOT / "docs" / "howto" / "trained_network.md").read_text(encoding="utf-8"), "py"))
     names = {}
     exec(compile(code, "trained_network.md", "exec"), names)
     assert not names["model"].training
+    assert len(names["many"]) == 2
 
 
 def test_readme_python_example_trains(small_data, capsys):
