@@ -14,6 +14,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException, SI
 from torch import OutOfMemoryError
 from torch.distributed import DistError
 
+from ss_lightning._version import __version__
 from ss_lightning.errors import DataError, UsageError
 from ss_lightning.parsing import suggestion
 
@@ -38,6 +39,7 @@ COMMANDS = {
     "validate": Command("evaluate a checkpoint on the validation set"),
     "test": Command("evaluate a checkpoint on the test set"),
     "predict": Command("write class, probability and time of decision of every test sample to a file"),
+    "configs": Command("list the recipes that come with the package, or copy one", "ss_lightning.cli.recipes"),
     "report": Command("put runs into one HTML page", "ss_lightning.cli.report"),
     "results": Command("put runs into one table, with the commands that repeat them", "ss_lightning.cli.results"),
     "folds": Command(
@@ -58,7 +60,8 @@ SUBCOMMAND --help says more. For a start:
   python -m ss_lightning predict --ckpt_path RUN/checkpoints/best.ckpt     its config is found beside it
   python -m ss_lightning report runs/yinyang/version_0                     one HTML page with tables and pictures
 
-A config holds everything; any of it can be changed on the command line:
+A config that is not in this folder is looked up among those that come with the package; configs lists them. It holds
+everything, and any of it can be changed on the command line:
 
   python -m ss_lightning fit --config configs/yinyang.yaml --model.hidden [200] --optimizer.lr 1e-3
   python -m ss_lightning fit --config configs/yinyang.yaml --print_config
@@ -87,6 +90,9 @@ def main(args: list[str] | None = None) -> int:
     try:
         if arguments in (["--help"], ["-h"]):
             print(help_text(), end="")
+            return 0
+        if arguments == ["--version"]:
+            print(f"ss_lightning {__version__}")
             return 0
         command = find_command(arguments)
         # Lightning's commands share one parser, which needs the word; the others have one of their own.

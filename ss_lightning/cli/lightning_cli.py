@@ -25,6 +25,7 @@ from torch.optim import Optimizer
 
 from ss_lightning.cli.advice import idle_keys, rising_rate
 from ss_lightning.cli.config_check import check_config
+from ss_lightning.cli.recipes import with_packaged_recipes
 from ss_lightning.cli.weights_and_biases import finish_wandb, start_wandb
 from ss_lightning.data import EventDataModule
 from ss_lightning.errors import DataError, UsageError
@@ -170,7 +171,7 @@ class SpikingCLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Parse; without a config, the one that lies beside the checkpoint is used."""
         arguments = cast(list[str], args)
-        arguments = _with_config_beside(arguments)
+        arguments = with_packaged_recipes(_with_config_beside(arguments))
         for path in _configs(arguments):
             check_config(path)
         try:

@@ -29,6 +29,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from ss_lightning import plots
 from ss_lightning.cli.lightning_cli import CommandLineCheck, SeveralDevicesError, is_interactive, run_command
+from ss_lightning.cli.recipes import on_disk_or_packaged
 from ss_lightning.errors import UsageError
 from ss_lightning.files import display_path, save_bytes, save_text, write_whole
 from ss_lightning.parsing import WordsParser
@@ -522,7 +523,7 @@ def main(arguments: list[str]) -> int:
         import optuna
     except ImportError as error:
         raise UsageError('a sweep needs Optuna: pip install "ss-lightning[sweep]"') from error
-    sweep = read_sweep(options.file)
+    sweep = read_sweep(Path(on_disk_or_packaged(str(options.file))))
     trials = _number_of_trials(sweep, options.trials)
     folder = options.out or DEFAULT_ROOT / "sweeps" / options.file.stem
     folder.mkdir(parents=True, exist_ok=True)
