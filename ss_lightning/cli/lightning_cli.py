@@ -17,7 +17,7 @@ import yaml
 from jsonargparse import DefaultHelpFormatter, Namespace
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint, ProgressBar
-from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.plugins import CheckpointIO
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from rich.console import Console
@@ -44,6 +44,7 @@ from ss_lightning.runs.folders import (
     config_beside,
     config_name,
     find_checkpoint,
+    holds_results,
     is_first_process,
     reserve_run,
 )
@@ -95,6 +96,24 @@ class SeveralDevicesError(UsageError):
     """One of many trainings was to use several devices; so would the others."""
 
 
+class _SaveConfig(SaveConfigCallback):
+    """Saves the config, without which a run could not be repeated: a command does not begin where that fails."""
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Write ``config.yaml``.
+
+        Raises:
+            UsageError: it cannot be written.
+        """
+        try:
+            super().setup(trainer, pl_module, stage)
+        except OSError as error:
+            raise UsageError(
+                f"cannot write {self.config_filename} to the run folder {trainer.log_dir}: {error.strerror or error}. "
+                "Make room there, or choose another place with --trainer.default_root_dir DIR"
+            ) from error
+
+
 class SpikingCLI(LightningCLI):
     """LightningCLI whose runs are never written over and whose checkpoints are never reinterpreted.
 
@@ -124,6 +143,7 @@ class SpikingCLI(LightningCLI):
             LightningDataModule,
             subclass_mode_model=True,
             subclass_mode_data=True,
+            save_config_callback=_SaveConfig,
             seed_everything_default=0,
             # The complete config is logged instead of the parts that modules keep of theirs.
             trainer_defaults={"log_every_n_steps": 1, "enable_autolog_hparams": False},
@@ -229,10 +249,7 @@ class SpikingCLI(LightningCLI):
     def _leave_no_empty_run(self) -> None:
         """Remove the run folder of a command that failed before it brought anything."""
         run = self.run_folder
-        if run is None or run == self.given_run_folder or not is_first_process():
-            return
-        trainer = getattr(self, "trainer", None)
-        if self.subcommand == "fit" and trainer is not None and trainer.current_epoch > 0:
+        if run is None or run == self.given_run_folder or not is_first_process() or holds_results(run):
             return
         shutil.rmtree(run, ignore_errors=True)
         with suppress(OSError):  # those that hold other runs stay

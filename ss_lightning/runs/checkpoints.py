@@ -18,11 +18,13 @@ from lightning.fabric.loggers.logger import rank_zero_experiment
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
+from lightning.pytorch.core.saving import save_hparams_to_yaml
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.loggers.csv_logs import ExperimentWriter
 
 from ss_lightning.errors import UsageError
-from ss_lightning.files import write_whole
+from ss_lightning.files import keep_going, write_for_user, write_whole
+from ss_lightning.plain import plain_checkpoint, plain_values
 from ss_lightning.runs.folders import is_whole
 
 
@@ -39,7 +41,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             content = io.BytesIO()  # torch's own writer cannot say that a disk is full
-            torch.save(checkpoint, content)
+            torch.save(plain_checkpoint(checkpoint), content)
             with write_whole(path) as scratch:
                 scratch.write_bytes(content.getbuffer())
         except OSError as error:
@@ -194,30 +196,67 @@ def seed_everything_of(seed: int, epoch: int, process: int) -> None:
 
 
 class MetricsLogger(CSVLogger):
-    """CSVLogger whose file is never lost: Lightning's empties and rewrites it when a new metric comes.
+    """CSVLogger that loses nothing: Lightning's empties its file when a new metric comes, and fails on a full disk.
 
-    The file is replaced by a whole one instead.
+    The file is replaced by a whole one instead. Rows that cannot be written are kept and written later.
     """
 
     @property
     @rank_zero_experiment
     def experiment(self) -> Any:
-        """The writer of ``metrics.csv``."""
+        """The writer of ``metrics.csv`` and ``hparams.yaml``."""
         if self._experiment is None:
             os.makedirs(self.root_dir, exist_ok=True)
-            self._experiment = _MetricsWriter(self.log_dir)
+            self._experiment = MetricsWriter(self.log_dir)
         return self._experiment
 
 
-class _MetricsWriter(ExperimentWriter):
-    def _rewrite_with_new_header(self, fieldnames: list[str]) -> None:
+class MetricsWriter(ExperimentWriter):
+    """Writes for :class:`MetricsLogger`."""
+
+    def log_hparams(self, params: dict[str, Any]) -> None:
+        """Write ``hparams.yaml``."""
+        self.hparams.update(params)
+        path = Path(self.log_dir) / self.NAME_HPARAMS_FILE
+        with keep_going(path, path.parent), write_whole(path) as scratch:
+            save_hparams_to_yaml(scratch, plain_values(self.hparams))
+
+    def save(self) -> None:
+        """Write the rows that have come since the last time."""
+        if not self.metrics:
+            return
         path = Path(self.metrics_file_path)
-        with path.open(newline="") as file:
-            rows = list(csv.DictReader(file))
-        with write_whole(path) as scratch, scratch.open("w", newline="") as file:
-            writer = csv.DictWriter(file, fieldnames)
-            writer.writeheader()
-            writer.writerows(rows)
+        with keep_going(path, path.parent):
+            keys = sorted({*self.metrics_keys, *(key for row in self.metrics for key in row)})
+            if keys == self.metrics_keys and path.is_file():
+                _append(path, keys, self.metrics)
+            else:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                _write_anew(path, keys, self.metrics)
+            self.metrics_keys, self.metrics = keys, []
+
+
+def _append(path: Path, keys: list[str], rows: list[dict[str, Any]]) -> None:
+    """Add rows; where only a part of them can be written, none is."""
+    size = path.stat().st_size
+    try:
+        with path.open("a", newline="", encoding="utf-8") as file:
+            csv.DictWriter(file, keys).writerows(rows)
+    except OSError:
+        os.truncate(path, size)
+        raise
+
+
+def _write_anew(path: Path, keys: list[str], rows: list[dict[str, Any]]) -> None:
+    """Replace a file by one with more columns, its own rows first."""
+    old: list[dict[str, Any]] = []
+    if path.is_file():
+        with path.open(newline="", encoding="utf-8") as file:
+            old = list(csv.DictReader(file))
+    with write_whole(path) as scratch, scratch.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, keys)
+        writer.writeheader()
+        writer.writerows(old + rows)
 
 
 def metrics_before(run: Path, global_step: int) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -274,5 +313,5 @@ def _global_step(path: Path) -> float:
 def _copy(source: Path, target: Path) -> None:
     if source.resolve() != target.resolve():
         target.parent.mkdir(parents=True, exist_ok=True)
-        with write_whole(target) as scratch:
+        with write_for_user(target) as scratch:
             shutil.copyfile(source, scratch)

@@ -18,8 +18,9 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from ss_lightning.files import save_text
+from ss_lightning.files import keep_going, save_text
 from ss_lightning.runs.configs import flatten_config
 from ss_lightning.runs.history import EpochHistory, best_epoch, plain_numbers
 from ss_lightning.runs.machine import machine
@@ -132,7 +133,7 @@ class RunRecord(EpochHistory):
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Write how the run ended."""
         if trainer.is_global_zero and self.summary:
-            state = "interrupted" if isinstance(exception, KeyboardInterrupt) else "failed"
+            state = "interrupted" if isinstance(exception, KeyboardInterrupt | SIGTERMException) else "failed"
             self._write(trainer, state, f"{type(exception).__name__}: {exception}".rstrip(": "))
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -161,7 +162,9 @@ class RunRecord(EpochHistory):
             "metrics": self.best(trainer) if stage == "fit" else plain_numbers(trainer.callback_metrics),
             "facts": self.facts,
         }
-        save_text(self.folder / "summary.json", json.dumps(self.summary, indent=2) + "\n")
+        path = self.folder / "summary.json"
+        with keep_going(path, self.folder):
+            save_text(path, json.dumps(self.summary, indent=2) + "\n")
 
 
 def run_facts(trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
