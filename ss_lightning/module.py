@@ -18,6 +18,7 @@ from ss_lightning.errors import UsageError
 from ss_lightning.losses import classification_loss, spike_penalty
 from ss_lightning.metrics import EvaluationMetrics, MulticlassAccuracy
 from ss_lightning.networks import MLP, ConvNet, NetworkOutput, Spikes, SpikingNetwork
+from ss_lightning.plain import plain_checkpoint, plain_values
 from ss_lightning.signatures import passes_on_to
 
 Batch = tuple[Spikes, Tensor]
@@ -72,10 +73,10 @@ class SpikingClassifier(L.LightningModule):
         self.spike_target = (spike_target[0], spike_target[1])
         self.spike_weight = spike_weight
         self.start_rate = start_rate
-        self.train_accuracy = MulticlassAccuracy(network.num_classes, average="micro")
-        sizes = network.layer_sizes
-        self.val_metrics = EvaluationMetrics(network.num_classes, sizes, network.step_ms)
-        self.test_metrics = EvaluationMetrics(network.num_classes, sizes, network.step_ms)
+        num_classes, sizes = int(network.num_classes), network.layer_sizes
+        self.train_accuracy = MulticlassAccuracy(num_classes, average="micro")
+        self.val_metrics = EvaluationMetrics(num_classes, sizes, network.step_ms)
+        self.test_metrics = EvaluationMetrics(num_classes, sizes, network.step_ms)
 
     def forward(self, spikes: Spikes) -> NetworkOutput:
         """Readout over time and activity of the hidden layers for a batch of input spikes."""
@@ -84,6 +85,14 @@ class SpikingClassifier(L.LightningModule):
     def scores(self, output: NetworkOutput) -> Tensor:
         """Class scores ``[B, C]``; their softmax is the predicted distribution."""
         return self.network.decoder.scores(output.readout)
+
+    def setup(self, stage: str) -> None:
+        """Take the precision of the trainer before weights are loaded, or those in double precision would be rounded."""
+        self.trainer.precision_plugin.convert_module(self)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep plain values only: a checkpoint that holds others cannot be read without running code."""
+        checkpoint.update(plain_checkpoint(checkpoint))
 
     def on_fit_start(self) -> None:
         """Scale the weights to the rate that they shall start with, unless the training goes on from a checkpoint.
@@ -228,13 +237,15 @@ class NetworkClassifier(SpikingClassifier):
         start_rate: float | None = None,
         **network: Any,
     ) -> None:
-        super().__init__(self.network_class(**network), label_smoothing, spike_target, spike_weight, start_rate)
+        made = self.network_class(**plain_values(network))
+        super().__init__(made, label_smoothing, spike_target, spike_weight, start_rate)
         self.save_hyperparameters()
         # Lightning collects the arguments of subclasses from the calls around this one. It stops at the function that
         # shows the signature, so it is told where to go on.
         around = cast(FrameType, cast(FrameType, inspect.currentframe()).f_back).f_back
         if around is not None and around.f_code.co_name == "__init__" and around.f_locals.get("self") is self:
             self.save_hyperparameters(frame=around)
+        self.hparams.update({name: plain_values(value) for name, value in self.hparams.items()})
 
 
 class MLPClassifier(NetworkClassifier):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import enum
 import os
 from collections import Counter, OrderedDict
 from collections.abc import Mapping
@@ -30,8 +29,6 @@ def plain_values(value: Any) -> Any:
         return value.item()
     if isinstance(value, np.ndarray):
         return plain_values(value.tolist())
-    if isinstance(value, enum.Enum):
-        return plain_values(value.value)
     if isinstance(value, os.PathLike):
         return os.fspath(value)
     if isinstance(value, range):

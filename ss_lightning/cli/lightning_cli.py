@@ -39,6 +39,7 @@ from ss_lightning.parsing import (
 )
 from ss_lightning.runs.checkpoints import AtomicCheckpointIO, BestCheckpoint, LastCheckpoint, MetricsLogger
 from ss_lightning.runs.comparison import refuse_other_architecture
+from ss_lightning.runs.configs import flatten_config
 from ss_lightning.runs.folders import (
     DEFAULT_ROOT,
     config_beside,
@@ -340,7 +341,8 @@ class SpikingCLI(LightningCLI):
         best.dirpath = best.dirpath or str(folder.resolve())
         if isinstance(self.datamodule, EventDataModule) and self.datamodule.splits.val is None:
             best.monitor = None  # nothing to choose by: the last epoch is the best there is
-        return [best, LastCheckpoint(folder)]
+        self.last = LastCheckpoint(folder, flatten_config(self.plain_config()))
+        return [best, self.last]
 
     def after_instantiate_classes(self) -> None:
         """Refuse devices and checkpoints that cannot serve; give ``predict`` a file to write; start W&B."""
@@ -376,11 +378,13 @@ class SpikingCLI(LightningCLI):
     def after_fit(self) -> None:
         """Say how good the best epoch was, where its weights are and what to do next."""
         callback = self.trainer.checkpoint_callback
-        if not self.trainer.is_global_zero or not isinstance(callback, ModelCheckpoint):
-            return
-        if not callback.best_model_path or self.run_folder is None or self.given_run_folder is not None:
+        if not self.trainer.is_global_zero or self.run_folder is None or self.given_run_folder is not None:
             return
         finish_wandb()  # it has something to say too, and ours should be the last word
+        if self.last.stopped:
+            print(f"note  {self.last.stopped}")
+        if not isinstance(callback, ModelCheckpoint) or not callback.best_model_path:
+            return
         print()
         for name, text in summary_lines(self.record.best(self.trainer), self.record.summary["seconds"]):
             print(f"{name:16} {text}")
