@@ -355,7 +355,7 @@ class SpikingCLI(LightningCLI):
             )
         checkpoint = self.config[self.subcommand].ckpt_path
         if checkpoint is not None:
-            refuse_other_architecture(Path(checkpoint), self.model)
+            refuse_other_architecture(Path(checkpoint), self.model, to_train=self.subcommand == "fit")
         if self.subcommand == "predict" and self.run_folder is not None:
             self.predictions = self.run_folder / f"predictions.{self.config[self.subcommand].format}"
             self.trainer.callbacks.append(PredictionWriter(self.predictions))  # type: ignore[attr-defined]

@@ -124,12 +124,14 @@ class LastCheckpoint(Checkpoint):
         config: the flattened config. It is kept, and a training that goes on says where its own differs.
 
     Attributes:
+        last_model_path: ``last.ckpt``, once it is there.
         stopped: what there is to say of a training that stopped inside an epoch; empty if it did not.
     """
 
     def __init__(self, folder: Path, config: Mapping[str, Any] | None = None) -> None:
         self.path = folder / "last.ckpt"
         self.config = comparable_config(config or {})
+        self.last_model_path = ""
         self.stopped = ""
         self.seed: int | None = None
         self._made_with: dict[str, Any] = {}
@@ -146,13 +148,7 @@ class LastCheckpoint(Checkpoint):
         self._made_with = state_dict.get("made_with", {})  # unknown to earlier versions
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Take over from the run before: where it was, and its metrics up to there, logged once more.
-
-        Raises:
-            UsageError: the checkpoint holds weights only.
-        """
-        if not {"optimizer_states", "lr_schedulers"} <= checkpoint.keys():
-            raise UsageError(f"{trainer.ckpt_path} holds weights only: no training can go on from it. Use a last.ckpt")
+        """Take over from the run before: where it was, and its metrics up to there, logged once more."""
         self._saved = {
             "optimizer": [group.keys() for state in checkpoint["optimizer_states"] for group in state["param_groups"]],
             "lr_scheduler": [state.keys() for state in checkpoint["lr_schedulers"]],
@@ -241,6 +237,7 @@ class LastCheckpoint(Checkpoint):
             logger.save()
         self._begun = begun
         trainer.save_checkpoint(self.path, weights_only=False)
+        self.last_model_path = str(self.path)
         self._begun = 0
 
 
