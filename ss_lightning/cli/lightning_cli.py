@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shlex
 import shutil
@@ -13,6 +14,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, cast
 
+import torch
 import yaml
 from jsonargparse import DefaultHelpFormatter, Namespace
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
@@ -23,7 +25,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from rich.console import Console
 from torch.optim import Optimizer
 
-from ss_lightning.cli.advice import idle_keys, rising_rate
+from ss_lightning.cli.advice import idle_keys, idle_parts, rising_rate
 from ss_lightning.cli.config_check import check_config
 from ss_lightning.cli.weights_and_biases import finish_wandb, start_wandb
 from ss_lightning.data import EventDataModule
@@ -170,6 +172,12 @@ class SpikingCLI(LightningCLI):
             parser.link_arguments(f"data.{name}", f"model.init_args.{name}", apply_on="instantiate")
         parser.add_lightning_class_args(Pictures, "pictures")
         parser.add_lightning_class_args(BestCheckpoint, "checkpoint")
+        parser.add_argument(
+            "--lr_scheduler_interval",
+            type=Literal["epoch", "step"],
+            default="epoch",
+            help="step the learning-rate schedule once an epoch, or after every update of the weights",
+        )
         parser.set_defaults(
             {
                 "checkpoint.filename": "best",
@@ -339,7 +347,8 @@ class SpikingCLI(LightningCLI):
         folder = cast(Path, self.run_folder) / "checkpoints"
         best: BestCheckpoint = self._get(self.config_init, "checkpoint")
         best.dirpath = best.dirpath or str(folder.resolve())
-        if isinstance(self.datamodule, EventDataModule) and self.datamodule.splits.val is None:
+        no_set = isinstance(self.datamodule, EventDataModule) and self.datamodule.splits.val is None
+        if no_set or self.config[self.subcommand].trainer.limit_val_batches == 0:
             best.monitor = None  # nothing to choose by: the last epoch is the best there is
         self.last = LastCheckpoint(folder, flatten_config(self.plain_config()))
         return [best, self.last]
@@ -362,14 +371,55 @@ class SpikingCLI(LightningCLI):
         if self.run_folder is not None:
             start_wandb(self.trainer.loggers)
 
+    def configure_optimizers(  # type: ignore[override]
+        self, lightning_module: LightningModule, optimizer: Optimizer, lr_scheduler: Any = None
+    ) -> Any:
+        """Optimizer and schedule, which is stepped as often as ``lr_scheduler_interval`` says.
+
+        Raises:
+            UsageError: the schedule follows a metric, which is not known after an update.
+        """
+        made = LightningCLI.configure_optimizers(lightning_module, optimizer, lr_scheduler)
+        if lr_scheduler is None or self.config[self.subcommand].lr_scheduler_interval == "epoch":
+            return made
+        if isinstance(lr_scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
+            raise UsageError(
+                "lr_scheduler_interval: step does not go with ReduceLROnPlateau, which follows a metric that is known once "
+                "an epoch. Use --lr_scheduler_interval epoch"
+            )
+        return [optimizer], [{"scheduler": lr_scheduler, "interval": "step"}]
+
+    def _updates_per_epoch(self) -> int:
+        """Updates of the weights in an epoch; the data know their size."""
+        trainer, data = self.trainer, cast(EventDataModule, self.datamodule)
+        batches = math.ceil(len(data.splits.train) // trainer.world_size / data.batch_size)
+        limit = trainer.limit_train_batches
+        limited = min(limit, batches) if isinstance(limit, int) else int(batches * (1 if limit is None else limit))
+        return math.ceil(limited / trainer.accumulate_grad_batches)
+
+    def _say_idle_parts(self) -> None:
+        if self.trainer.is_global_zero:
+            for note in idle_parts(self.plain_config()["trainer"], str(self.subcommand)):
+                print(f"note  {note}")
+
+    before_validate = before_test = before_predict = _say_idle_parts
+
     def before_fit(self) -> None:
         """Say which settings do something else than one would think."""
+        self._say_idle_parts()
         if not self.trainer.is_global_zero:
             return
         config = self.plain_config()
         data = self.datamodule
         duration_ms = data.num_steps * data.step_ms if isinstance(data, EventDataModule) else None
-        notes = rising_rate(config.get("lr_scheduler"), self.trainer.max_epochs)
+        by_update = config["lr_scheduler_interval"] == "step"
+        if by_update and config.get("lr_scheduler") is None:
+            print("note  lr_scheduler_interval = step does nothing: there is no lr_scheduler")
+        if by_update and not isinstance(data, EventDataModule):
+            notes = []  # who knows how many batches there are
+        else:
+            updates = self._updates_per_epoch() if by_update else None
+            notes = rising_rate(config.get("lr_scheduler"), self.trainer.max_epochs, updates)
         for note in notes + idle_keys(config["model"].get("init_args", {}), duration_ms):
             print(f"note  {note}")
 
@@ -395,7 +445,7 @@ class SpikingCLI(LightningCLI):
 
     def after_predict(self) -> None:
         """Say where the predictions are."""
-        if self.run_folder is not None and self.trainer.is_global_zero:
+        if self.run_folder is not None and self.trainer.is_global_zero and self.predictions.is_file():
             print(f"predictions  {display_path(self.predictions)}")
 
 

@@ -240,8 +240,7 @@ class EventDataModule(lightning.LightningDataModule):
         self._looked_at.add(name)
         places = subset.store.places_on_grid(self.num_steps, self.step_ms, subset.samples)
         grid = (
-            f"(num_steps={self.num_steps} steps of step_ms={self.step_ms:g} ms = "
-            f"{self.num_steps * self.step_ms:g} ms)"
+            f"(num_steps={self.num_steps} steps of step_ms={self.step_ms:g} ms = {self.num_steps * self.step_ms:g} ms)"
         )
         if places.share_after > _WARN_SHARE_AFTER or places.samples_after:
             samples = f", all events of {places.samples_after:,} of {len(subset):,} samples among them,"

@@ -45,8 +45,8 @@ class RunRecord(EpochHistory):
     ``failed``), the command line, the best epoch (of an evaluation its metrics), the time it took, and facts:
     parameters, data set, seed, git commit, versions, machine, threads. It is renewed after every epoch, so that a run
     that was killed says how far it came. All loggers get the same facts beside the flattened config, and for each
-    epoch ``train/samples_per_second`` (validation not counted) and ``train/peak_memory_mib`` (of the GPU if one
-    is used, else of the process).
+    epoch ``train/lr`` (the learning rate of its last update), ``train/samples_per_second`` (validation not counted) and
+    ``train/peak_memory_mib`` (of the GPU if one is used, else of the process).
 
     Args:
         folder: the run folder.
@@ -106,6 +106,10 @@ class RunRecord(EpochHistory):
         self._validating = 0.0
         self._epoch_start = time.perf_counter()
 
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Note the learning rate."""
+        self._rate = float(trainer.optimizers[0].param_groups[0]["lr"])
+
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
@@ -122,8 +126,9 @@ class RunRecord(EpochHistory):
             self._validating += time.perf_counter() - self._validation_start
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Log speed and memory, and renew the summary."""
+        """Log learning rate, speed and memory, and renew the summary."""
         seconds = time.perf_counter() - self._epoch_start - self._validating
+        pl_module.log("train/lr", self._rate)
         pl_module.log("train/samples_per_second", self._samples * trainer.world_size / seconds, sync_dist=True)
         pl_module.log("train/peak_memory_mib", peak_memory_mib(pl_module.device), sync_dist=True, reduce_fx="max")
         super().on_train_epoch_end(trainer, pl_module)

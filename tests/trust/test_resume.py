@@ -115,9 +115,7 @@ EXIT_CODES = {"max_time": 0, "max_steps": 0, "SIGTERM": 143, "SIGINT": 130, "exc
 SETTINGS = [(precision, workers) for precision in ("32-true", "bf16-mixed", "64-true") for workers in (0, 2)]
 # Every end, every precision and both numbers of workers; the long tests take all combinations.
 MATRIX = [
-    (end, *setting)
-    for n, end in enumerate(ENDS)
-    for setting in (SETTINGS if LONG else [SETTINGS[(1, 2, 5)[n % 3]]])
+    (end, *setting) for n, end in enumerate(ENDS) for setting in (SETTINGS if LONG else [SETTINGS[(1, 2, 5)[n % 3]]])
 ]
 STOPS = {"SIGTERM": (signal.SIGTERM, 143), "Ctrl-C": (signal.SIGINT, 130)}
 
@@ -125,10 +123,7 @@ STOPS = {"SIGTERM": (signal.SIGTERM, 143), "Ctrl-C": (signal.SIGINT, 130)}
 def killed(fit, *moments, by=signal.SIGKILL):
     """Runs of a job that is ended at one or several moments and then resumed."""
     again = [*fit, "--ckpt_path=last"]
-    runs = [
-        {"arguments": again if n else fit, "stop_at": list(moment), "by": by}
-        for n, moment in enumerate(moments)
-    ]
+    runs = [{"arguments": again if n else fit, "stop_at": list(moment), "by": by} for n, moment in enumerate(moments)]
     return [*runs, {"arguments": again}]
 
 
@@ -201,7 +196,7 @@ def test_ended_in_every_way(ended, end, precision, workers):
     name = f"{end} {precision} {workers}"
     assert codes[name] == [EXIT_CODES[end], 0]
     check_resumed(folder / name, codes[name], folder / f"alone {precision} {workers}")
-    stopped = [run for run in (folder / name).rglob("stopped.ckpt")]
+    stopped = list((folder / name).rglob("stopped.ckpt"))
     assert len(stopped) == (end in ("max_time", "max_steps"))
     said = "the training stopped inside epoch 2, after 1 of 2 batches" in (folder / name / "stdout.txt").read_text()
     assert said == bool(stopped)
