@@ -27,6 +27,7 @@ from ss_lightning.signatures import passes_on_to
 Batch = tuple[Spikes, Tensor]
 
 _LOOK_EVERY = 50  # batches
+_UPDATES_TO_LEARN = 20
 
 
 class SpikingClassifier(L.LightningModule):
@@ -92,7 +93,7 @@ class SpikingClassifier(L.LightningModule):
         return self.network.decoder.scores(output.readout)
 
     def setup(self, stage: str) -> None:
-        """Take the precision of the trainer before weights are loaded, or those in double precision would be rounded."""
+        """Take the precision of the trainer before weights are loaded: double precision would be rounded."""
         self.trainer.precision_plugin.convert_module(self)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -174,15 +175,15 @@ class SpikingClassifier(L.LightningModule):
     def on_train_end(self) -> None:
         """Warn if the training ends no better than guessing: it looks like one that has ended well."""
         metrics, classes = self.trainer.callback_metrics, int(self.network.num_classes)
-        if self.trainer.fast_dev_run or not {"train/loss", "train/accuracy"} <= metrics.keys():
+        if self.global_step < _UPDATES_TO_LEARN or not {"train/loss", "train/accuracy"} <= metrics.keys():
             return
         loss, accuracy = float(metrics["train/loss"]), float(metrics["train/accuracy"])
         if loss >= 0.999 * math.log(classes) and accuracy <= 1.25 / classes:
             rate = float(self.trainer.optimizers[0].param_groups[0]["lr"])
             rank_zero_warn(
                 f"The training ends no better than guessing among {classes} classes: its loss is {loss:.4g} (guessing: "
-                f"{math.log(classes):.4g}), its accuracy {accuracy:.3f}. Train for longer, or with another learning rate "
-                f"(it ended at {rate:g}), and look at the share of dead neurons (dead_fraction)."
+                f"{math.log(classes):.4g}), its accuracy {accuracy:.3f}. Train for longer, or with another learning "
+                f"rate (it ended at {rate:g}), and look at the share of dead neurons (dead_fraction)."
             )
 
     def _refuse_weights_that_are_not_finite(self) -> None:

@@ -35,7 +35,9 @@ def plain_values(value: Any) -> Any:
         return list(value)
     if isinstance(value, Mapping):
         content = {plain_values(key): plain_values(item) for key, item in value.items()}
-        return type(value)(content) if type(value) in (Counter, OrderedDict) else content
+        if isinstance(value, Counter | OrderedDict):
+            return (Counter if isinstance(value, Counter) else OrderedDict)(content)
+        return content
     if isinstance(value, set | frozenset):
         return {plain_values(item) for item in value}
     if isinstance(value, list):

@@ -74,8 +74,8 @@ def rising_rate(
             else "Make the two agree"
         )
         return [
-            f"the learning-rate schedule is cut off: lr_scheduler.{key} = {length} is counted in {unit}, but {trained}. "
-            f"{remedy}"
+            f"the learning-rate schedule is cut off: lr_scheduler.{key} = {length} is counted in {unit}, but "
+            f"{trained}. {remedy}"
         ]
     if length == steps or name not in ("CosineAnnealingLR", "OneCycleLR"):
         return []

@@ -384,8 +384,8 @@ class SpikingCLI(LightningCLI):
             return made
         if isinstance(lr_scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
             raise UsageError(
-                "lr_scheduler_interval: step does not go with ReduceLROnPlateau, which follows a metric that is known once "
-                "an epoch. Use --lr_scheduler_interval epoch"
+                "lr_scheduler_interval: step does not go with ReduceLROnPlateau, which follows a metric that is known "
+                "once an epoch. Use --lr_scheduler_interval epoch"
             )
         return [optimizer], [{"scheduler": lr_scheduler, "interval": "step"}]
 

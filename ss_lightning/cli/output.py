@@ -23,6 +23,7 @@ class LastingOutput(io.TextIOWrapper):
             stream.buffer, stream.encoding, stream.errors, line_buffering=stream.line_buffering, write_through=True
         )
         self.error: OSError | None = None
+        self._stream = stream  # closes the buffer when it goes
         self._lost = lost
 
     def write(self, text: str) -> int:

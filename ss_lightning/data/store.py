@@ -105,6 +105,10 @@ class EventStore:
         """Length of a step of ``step_ms`` milliseconds in the unit of ``times``."""
         return {"ms": float(step_ms), "us": step_ms * 1000.0, "step": 1.0}[self.time_unit]
 
+    def share_after(self, num_steps: int, step_ms: float) -> float:
+        """Share of the events, 0 to 1, that lie at or after the end of a grid of ``num_steps`` steps."""
+        return self.places_on_grid(num_steps, step_ms).share_after
+
     def places_on_grid(self, num_steps: int, step_ms: float, samples: np.ndarray | None = None) -> PlacesOnGrid:
         """Where the events of some samples lie on a grid of ``num_steps`` steps.
 

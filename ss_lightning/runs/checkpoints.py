@@ -155,9 +155,9 @@ class LastCheckpoint(Checkpoint):
         }
         if _begin_with_an_epoch(checkpoint["loops"]["fit_loop"]) and trainer.is_global_zero:
             print(
-                f"note  {display_path(str(trainer.ckpt_path))} was written inside epoch {checkpoint['epoch'] + 1}. That "
-                "epoch is trained again from its beginning, with the weights of the checkpoint. Only from a last.ckpt "
-                "does a training go on as if it had not been stopped"
+                f"note  {display_path(str(trainer.ckpt_path))} was written inside epoch {checkpoint['epoch'] + 1}. "
+                "That epoch is trained again from its beginning, with the weights of the checkpoint. Only from a "
+                "last.ckpt does a training go on as if it had not been stopped"
             )
         if trainer.is_global_zero:  # for the case that there is nothing left to train
             _copy(Path(str(trainer.ckpt_path)), self.path)
@@ -177,7 +177,7 @@ class LastCheckpoint(Checkpoint):
             "optimizer": [group.keys() for optimizer in trainer.optimizers for group in optimizer.param_groups],
             "lr_scheduler": [config.scheduler.state_dict().keys() for config in trainer.lr_scheduler_configs],
         }
-        made_with = {
+        made_with: dict[str, Any] = {
             "optimizer": [type(optimizer).__name__ for optimizer in trainer.optimizers],
             "lr_scheduler": [type(config.scheduler).__name__ for config in trainer.lr_scheduler_configs],
             "training samples": _training_samples(trainer),
