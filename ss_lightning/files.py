@@ -59,8 +59,8 @@ def keep_going(path: Path, run: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if run not in _lost:
-            _lost.add(run)
+        if run.resolve() not in _lost:
+            _lost.add(run.resolve())
             reason = error.strerror or error
             print(
                 f"note  cannot write {display_path(path)}: {reason}. The training goes on. What it writes besides "

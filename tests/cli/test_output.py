@@ -14,7 +14,7 @@ from ss_lightning.cli.output import LastingOutput, make_output_last, output_is_i
 
 
 def stream_to(path_or_descriptor, seen):
-    return LastingOutput(open(path_or_descriptor, "w", encoding="utf-8"), seen.append)  # noqa: SIM115
+    return LastingOutput(open(path_or_descriptor, "w", encoding="utf-8"), seen.append)
 
 
 def broken_pipe():

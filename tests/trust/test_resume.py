@@ -231,6 +231,8 @@ def test_stopped_by_a_signal(driven, by):
             assert codes[name][0] == STOPS[by][1], error
             assert f"stopped by {by}. To go on from the last epoch that was finished: the same command with" in error
             assert "Traceback" not in error
+            stopped = json.loads((newest(folder / name).with_name("version_0") / "summary.json").read_text())
+            assert stopped["state"] == "interrupted"
             check_resumed(folder / name, codes[name], folder / "alone")
 
 
