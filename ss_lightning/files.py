@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -42,6 +43,31 @@ def write_for_user(path: Path) -> Iterator[Path]:
             yield scratch
     except OSError as error:
         raise UsageError(f"cannot write {path}: {error.strerror or error}. Choose another place") from error
+
+
+_lost: set[Path] = set()
+
+
+@contextmanager
+def keep_going(path: Path, run: Path) -> Iterator[None]:
+    """Around a write that a command can do without: where it fails, that is said once for each run.
+
+    Args:
+        path: what is written.
+        run: the run folder that it belongs to.
+    """
+    try:
+        yield
+    except OSError as error:
+        if run.resolve() not in _lost:
+            _lost.add(run.resolve())
+            reason = error.strerror or error
+            print(
+                f"note  cannot write {display_path(path)}: {reason}. The training goes on. What it writes besides "
+                "checkpoints is incomplete until there is room again",
+                file=sys.stderr,
+                flush=True,
+            )
 
 
 def save_text(path: Path, text: str) -> None:

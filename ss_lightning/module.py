@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from types import FrameType
 from typing import Any, ClassVar, Literal, NamedTuple, cast
 
@@ -14,19 +14,24 @@ import torch
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from numpy.typing import ArrayLike
 from torch import Tensor
+from torch.nn.utils import get_total_norm
 
 from ss_lightning.calibration import WAKING_RATE, Woken, calibrate_weights, scale_weights, wake_silent_layers
 from ss_lightning.data.datamodule import EventDataModule
 from ss_lightning.data.recordings import RecordingFormat
 from ss_lightning.delayed_linear import DelayedLinear, narrow_delays
-from ss_lightning.errors import UsageError
+from ss_lightning.errors import DivergedError, UsageError
+from ss_lightning.files import display_path
 from ss_lightning.losses import classification_loss, spike_penalty
 from ss_lightning.metrics import EvaluationMetrics, MulticlassAccuracy
 from ss_lightning.networks import MLP, ConvNet, NetworkOutput, Spikes, SpikingNetwork, evaluating
+from ss_lightning.plain import plain_checkpoint, plain_values
 from ss_lightning.signatures import passes_on_to
 
 Batch = tuple[Spikes, Tensor]
 
+_LOOK_EVERY = 50  # batches
+_UPDATES_TO_LEARN = 20
 # Of a hidden layer in which so many neurons fire for no sample of the validation set, a training speaks.
 _DEAD_SHARE = 0.95
 
@@ -112,10 +117,10 @@ class SpikingClassifier(L.LightningModule):
         self.start_rate = start_rate
         self.recording_format: RecordingFormat | None = None
         self._told_dead: set[int] = set()
-        self.train_accuracy = MulticlassAccuracy(network.num_classes, average="micro")
-        sizes = network.layer_sizes
-        self.val_metrics = EvaluationMetrics(network.num_classes, sizes, network.step_ms)
-        self.test_metrics = EvaluationMetrics(network.num_classes, sizes, network.step_ms)
+        num_classes, sizes = int(network.num_classes), network.layer_sizes
+        self.train_accuracy = MulticlassAccuracy(num_classes, average="micro")
+        self.val_metrics = EvaluationMetrics(num_classes, sizes, network.step_ms)
+        self.test_metrics = EvaluationMetrics(num_classes, sizes, network.step_ms)
 
     def forward(self, spikes: Spikes) -> NetworkOutput:
         """Readout over time and activity of the hidden layers for a batch of input spikes."""
@@ -124,6 +129,10 @@ class SpikingClassifier(L.LightningModule):
     def scores(self, output: NetworkOutput) -> Tensor:
         """Class scores ``[B, C]``; their softmax is the predicted distribution."""
         return self.network.decoder.scores(output.readout)
+
+    def setup(self, stage: str) -> None:
+        """Take the precision of the trainer before weights are loaded: double precision would be rounded."""
+        self.trainer.precision_plugin.convert_module(self)
 
     def predict(
         self,
@@ -203,7 +212,15 @@ class SpikingClassifier(L.LightningModule):
             self.recording_format = RecordingFormat.of(data)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Put the format of the recordings into a checkpoint."""
+        """Keep plain values and finite weights only, and the format of the recordings.
+
+        Other values cannot be read without running code.
+
+        Raises:
+            DivergedError: a weight is NaN or infinite.
+        """
+        self._refuse_weights_that_are_not_finite()
+        checkpoint.update(plain_checkpoint(checkpoint))
         if self.recording_format is not None:
             checkpoint["recording_format"] = self.recording_format.values()
 
@@ -276,6 +293,74 @@ class SpikingClassifier(L.LightningModule):
                 f"(model.start_rate: auto). A larger model.{gain} starts it with such weights."
             )
 
+    def optimizer_step(self, *args: Any, **options: Any) -> None:
+        """Update the weights.
+
+        Raises:
+            DivergedError: weights are NaN or infinite, or the learning rate is too large for the optimizer.
+        """
+        try:
+            super().optimizer_step(*args, **options)
+        except (ArithmeticError, RuntimeError, ValueError) as error:
+            self._refuse_weights_that_are_not_finite()
+            if "overflow" in str(error):
+                raise self._diverged("the update of the weights is too large for a number") from error
+            raise
+
+    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_index: int) -> None:
+        """Stop where the loss or a weight is no finite number any more.
+
+        On a GPU only every 50th batch is looked at, for a look waits until the GPU is done.
+
+        Raises:
+            DivergedError: it is so.
+        """
+        if self.device.type != "cpu" and (batch_index + 1) % _LOOK_EVERY:
+            return
+        loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
+        if isinstance(loss, Tensor) and not torch.isfinite(loss).all():
+            raise self._diverged(f"the loss is {loss.item()}")
+        self._refuse_weights_that_are_not_finite()
+
+    def on_train_end(self) -> None:
+        """Warn if the training ends no better than guessing: it looks like one that has ended well."""
+        metrics, classes = self.trainer.callback_metrics, int(self.network.num_classes)
+        if self.global_step < _UPDATES_TO_LEARN or not {"train/loss", "train/accuracy"} <= metrics.keys():
+            return
+        loss, accuracy = float(metrics["train/loss"]), float(metrics["train/accuracy"])
+        if loss >= 0.999 * math.log(classes) and accuracy <= 1.25 / classes:
+            rate = float(self.trainer.optimizers[0].param_groups[0]["lr"])
+            rank_zero_warn(
+                f"The training ends no better than guessing among {classes} classes: its loss is {loss:.4g} (guessing: "
+                f"{math.log(classes):.4g}), its accuracy {accuracy:.3f}. Train for longer, or with another learning "
+                f"rate (it ended at {rate:g}), and look at the share of dead neurons (dead_fraction)."
+            )
+
+    def _refuse_weights_that_are_not_finite(self) -> None:
+        weights = [parameter.detach() for parameter in self.parameters()]
+        if weights and not math.isfinite(get_total_norm(weights, math.inf).item()):
+            names = [name for name, weight in self.named_parameters() if not torch.isfinite(weight).all()]
+            raise self._diverged(f"{names[0]} holds values that are not finite")
+
+    def _diverged(self, what: str) -> DivergedError:
+        """The error that says where a training went wrong, and what there is to do."""
+        if self._trainer is None or not self._trainer.training:
+            return DivergedError(f"these weights cannot be kept: {what}")
+        trainer = self._trainer
+        rate = float(trainer.optimizers[0].param_groups[0]["lr"])
+        kept = [
+            path
+            for callback in trainer.checkpoint_callbacks
+            for name in ("last_model_path", "best_model_path")
+            if (path := getattr(callback, name, ""))
+        ]
+        return DivergedError(
+            f"the training has diverged: {what} in epoch {trainer.current_epoch + 1}, step {trainer.global_step}, at a "
+            f"learning rate of {rate:g}. Try a smaller one (--optimizer.lr {rate / 10 if rate <= 1 else 1e-3:g}), or "
+            "limit the gradient (--trainer.gradient_clip_val 1)"
+            + (f". The last checkpoint, whose weights are finite: {display_path(kept[-1])}" if kept else "")
+        )
+
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
         """Loss of one batch."""
         spikes, labels = batch
@@ -293,7 +378,13 @@ class SpikingClassifier(L.LightningModule):
         return loss + self.spike_weight * penalty
 
     def on_validation_epoch_start(self) -> None:
-        """Count synapses once per evaluation: weights do not change during it."""
+        """Count synapses once per evaluation: weights do not change during it.
+
+        Raises:
+            DivergedError: a weight is NaN or infinite.
+        """
+        if self.trainer.training or self.trainer.validating:
+            self._refuse_weights_that_are_not_finite()
         self._fan_out = self.network.fan_out()
 
     on_test_epoch_start = on_validation_epoch_start
@@ -403,13 +494,15 @@ class NetworkClassifier(SpikingClassifier):
         start_rate: float | Literal["auto"] | None = "auto",
         **network: Any,
     ) -> None:
-        super().__init__(self.network_class(**network), label_smoothing, spike_target, spike_weight, start_rate)
+        made = self.network_class(**plain_values(network))
+        super().__init__(made, label_smoothing, spike_target, spike_weight, start_rate)
         self.save_hyperparameters()
         # Lightning collects the arguments of subclasses from the calls around this one. It stops at the function that
         # shows the signature, so it is told where to go on.
         around = cast(FrameType, cast(FrameType, inspect.currentframe()).f_back).f_back
         if around is not None and around.f_code.co_name == "__init__" and around.f_locals.get("self") is self:
             self.save_hyperparameters(frame=around)
+        self.hparams.update({name: plain_values(value) for name, value in self.hparams.items()})
 
 
 class MLPClassifier(NetworkClassifier):

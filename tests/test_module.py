@@ -1,10 +1,15 @@
+import math
+import warnings
+
 import lightning as L
+import numpy as np
 import pytest
 import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
 from torch.utils.data import DataLoader
 
 from ss_lightning import MLP, ConvClassifier, EventBatch, MLPClassifier, SpikingClassifier
-from ss_lightning.errors import UsageError
+from ss_lightning.errors import DivergedError, UsageError
 
 
 def batches(count=4, size=8):
@@ -147,3 +152,123 @@ def test_any_network_can_be_trained(tmp_path):
 def test_label_smoothing_out_of_range():
     with pytest.raises(ValueError, match=r"label_smoothing must lie in \[0, 1\]"):
         MLPClassifier(**ARGS, label_smoothing=1.5)
+
+
+class TestDivergence:
+    """A training whose loss or weights are no numbers any more stops, and keeps what it had before."""
+
+    def model(self, optimizer, **options):
+        model = MLPClassifier(**ARGS, **options)
+        model.configure_optimizers = lambda: optimizer(model.parameters())
+        return model
+
+    @pytest.mark.parametrize(
+        ("optimizer", "said"),
+        [
+            (lambda weights: torch.optim.SGD(weights, lr=1e30), "holds values that are not finite"),
+            (lambda weights: torch.optim.SGD(weights, lr=float("inf")), "holds values that are not finite"),
+            (lambda weights: torch.optim.Adam(weights, lr=1e38), "too large for a number"),
+            (lambda weights: torch.optim.RMSprop(weights, lr=1e38), "has diverged"),
+        ],
+    )
+    def test_weights(self, optimizer, said, tmp_path):
+        keep = ModelCheckpoint(tmp_path, every_n_train_steps=1, save_top_k=-1)
+        run = trainer(tmp_path, max_epochs=3)
+        run.callbacks.append(keep)
+        with pytest.raises(DivergedError, match=said) as error:
+            run.fit(self.model(optimizer), batches())
+        assert "in epoch 1, step " in str(error.value)
+        assert "Try a smaller one (--optimizer.lr 0.001)" in str(error.value)
+        for path in tmp_path.glob("*.ckpt"):
+            weights = torch.load(path, weights_only=True)["state_dict"].values()
+            assert all(torch.isfinite(weight).all() for weight in weights)
+            assert str(tmp_path) in str(error.value)
+
+    @pytest.mark.parametrize("value", [math.nan, math.inf])
+    def test_loss(self, value, tmp_path):
+        class Broken(MLPClassifier):
+            def training_step(self, batch, batch_index):
+                loss = super().training_step(batch, batch_index)
+                return loss * value if self.global_step == 6 else loss
+
+        run = trainer(tmp_path, max_epochs=3)
+        with pytest.raises(
+            DivergedError, match=rf"the loss is {value} in epoch 2, step 7, at a learning rate of 0.001"
+        ):
+            run.fit(Broken(**ARGS), batches())
+
+    def test_no_checkpoint_holds_weights_that_are_not_finite(self, tmp_path):
+        model = MLPClassifier(**ARGS)
+        run = trainer(tmp_path, max_epochs=1)
+        run.fit(model, batches())
+        model.network.synapses[0].weight.data[0, 0] = math.nan
+        with pytest.raises(DivergedError, match=r"synapses.0.weight holds values that are not finite"):
+            run.save_checkpoint(tmp_path / "no.ckpt")
+        assert not (tmp_path / "no.ckpt").exists()
+
+    def test_other_errors_stay_what_they_are(self, tmp_path):
+        class Broken(MLPClassifier):
+            def training_step(self, batch, batch_index):
+                raise ValueError("something else")
+
+        with pytest.raises(ValueError, match="something else"):
+            trainer(tmp_path, max_epochs=1).fit(Broken(**ARGS), batches())
+
+    @pytest.mark.parametrize(("rate", "warned"), [(1e6, True), (0.01, False)])
+    def test_an_end_no_better_than_guessing_is_said(self, rate, warned, tmp_path):
+        model = self.model(lambda weights: torch.optim.Adam(weights, lr=rate), estimator="survival")
+        with warnings.catch_warnings(record=True) as seen:
+            warnings.simplefilter("always")
+            trainer(tmp_path, max_epochs=20).fit(model, batches())
+        said = [str(w.message) for w in seen if "no better than guessing among 2 classes" in str(w.message)]
+        assert len(said) == warned
+        assert not warned or "it ended at 1e+06" in said[0]
+
+
+NUMPY = {
+    "num_classes": np.int64(2), "step_ms": np.float64(1), "hidden": np.array([16]), "tau_hidden_ms": np.float32(20),
+    "input_shape": [np.int64(2)], "input_gain": np.float64(3), "label_smoothing": np.float64(0.1),
+    "learn_beta": np.bool_(True),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NUMPY)
+def test_numbers_of_numpy_are_stored_as_plain_ones(name, tmp_path):
+    model = MLPClassifier(**{**ARGS, name: NUMPY[name]})
+    assert not isinstance(model.hparams[name], np.generic | np.ndarray)
+    trainer(tmp_path, max_epochs=1).fit(model, batches(1))
+    model.trainer.save_checkpoint(tmp_path / "a.ckpt")
+    assert torch.load(tmp_path / "a.ckpt", weights_only=True)["hyper_parameters"][name] == model.hparams[name]
+    again = MLPClassifier.load_from_checkpoint(tmp_path / "a.ckpt")
+    trainer(tmp_path, max_epochs=2).fit(again, batches(1), ckpt_path=tmp_path / "a.ckpt", weights_only=True)
+
+
+def test_numbers_of_numpy_in_optimizers_and_schedules(tmp_path):
+    class Model(MLPClassifier):
+        def configure_optimizers(self):
+            rate, milestone = np.float64(0.01), np.int64(1)
+            optimizer = torch.optim.Adam(self.parameters(), lr=rate, betas=(np.float64(0.9), np.float64(0.99)))
+            return [optimizer], [torch.optim.lr_scheduler.MultiStepLR(optimizer, [milestone], gamma=np.float64(0.5))]
+
+    weights = []
+    for epochs in ([2], [1, 2]):
+        torch.manual_seed(0)
+        path = None
+        for end in epochs:
+            run = trainer(tmp_path, max_epochs=end)
+            run.fit(Model(**ARGS), batches(), ckpt_path=path, weights_only=True)
+            path = tmp_path / "a.ckpt"
+            run.save_checkpoint(path)
+        weights.append(torch.load(path, weights_only=True)["state_dict"])
+    assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
+
+
+def test_double_precision_is_loaded_without_rounding(tmp_path):
+    model = MLPClassifier(**ARGS)
+    run = trainer(tmp_path, max_epochs=1, precision="64-true")
+    run.fit(model, batches(1))
+    run.save_checkpoint(tmp_path / "a.ckpt")
+    again = MLPClassifier(**ARGS)
+    trainer(tmp_path, precision="64-true").validate(again, batches(1), ckpt_path=tmp_path / "a.ckpt", verbose=False)
+    assert all(torch.equal(value, again.state_dict()[name]) for name, value in model.state_dict().items())
+    assert again.network.synapses[0].weight.dtype == torch.float64

@@ -15,6 +15,7 @@ from torch import OutOfMemoryError
 from torch.distributed import DistError
 
 from ss_lightning._version import __version__
+from ss_lightning.cli.output import make_output_last, output_is_incomplete
 from ss_lightning.errors import DataError, UsageError
 from ss_lightning.parsing import suggestion
 
@@ -52,6 +53,9 @@ COMMANDS = {
     "benchmark": Command("time this package beside its peers", "ss_lightning.benchmark.command"),
 }
 
+# Commands whose result lies in files. That of the others is what they print.
+_TRAININGS = ("fit", "folds", "sweep")
+
 _EXAMPLES = """\
 SUBCOMMAND --help says more. For a start:
 
@@ -86,6 +90,21 @@ def help_text() -> str:
 def main(args: list[str] | None = None) -> int:
     """Run the command line and return its exit code: 0, 1 (data), 2 (usage), 130 (Ctrl-C) or 143 (SIGTERM)."""
     arguments = list(sys.argv[1:] if args is None else args)
+    make_output_last()
+    try:
+        code = _run(arguments)
+    except SystemExit:  # of what only prints, such as --print_config
+        sys.stdout.flush()
+        if output_is_incomplete(sys.stdout):
+            return 1
+        raise
+    sys.stdout.flush()
+    if code == 0 and output_is_incomplete(sys.stdout) and arguments[0] not in _TRAININGS:
+        return 1
+    return code
+
+
+def _run(arguments: list[str]) -> int:
     _silence_warnings()
     try:
         if arguments in (["--help"], ["-h"]):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shlex
 import shutil
@@ -13,17 +14,18 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, cast
 
+import torch
 import yaml
 from jsonargparse import DefaultHelpFormatter, Namespace
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint, ProgressBar
-from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.plugins import CheckpointIO
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from rich.console import Console
 from torch.optim import Optimizer
 
-from ss_lightning.cli.advice import idle_keys, rising_rate
+from ss_lightning.cli.advice import idle_keys, idle_parts, rising_rate
 from ss_lightning.cli.config_check import check_config
 from ss_lightning.cli.recipes import with_packaged_recipes
 from ss_lightning.cli.weights_and_biases import finish_wandb, start_wandb
@@ -40,11 +42,13 @@ from ss_lightning.parsing import (
 )
 from ss_lightning.runs.checkpoints import AtomicCheckpointIO, BestCheckpoint, LastCheckpoint, MetricsLogger
 from ss_lightning.runs.comparison import refuse_other_architecture
+from ss_lightning.runs.configs import flatten_config
 from ss_lightning.runs.folders import (
     DEFAULT_ROOT,
     config_beside,
     config_name,
     find_checkpoint,
+    holds_results,
     is_first_process,
     reserve_run,
 )
@@ -96,6 +100,24 @@ class SeveralDevicesError(UsageError):
     """One of many trainings was to use several devices; so would the others."""
 
 
+class _SaveConfig(SaveConfigCallback):
+    """Saves the config, without which a run could not be repeated: a command does not begin where that fails."""
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Write ``config.yaml``.
+
+        Raises:
+            UsageError: it cannot be written.
+        """
+        try:
+            super().setup(trainer, pl_module, stage)
+        except OSError as error:
+            raise UsageError(
+                f"cannot write {self.config_filename} to the run folder {trainer.log_dir}: {error.strerror or error}. "
+                "Make room there, or choose another place with --trainer.default_root_dir DIR"
+            ) from error
+
+
 class SpikingCLI(LightningCLI):
     """LightningCLI whose runs are never written over and whose checkpoints are never reinterpreted.
 
@@ -125,6 +147,7 @@ class SpikingCLI(LightningCLI):
             LightningDataModule,
             subclass_mode_model=True,
             subclass_mode_data=True,
+            save_config_callback=_SaveConfig,
             seed_everything_default=0,
             # The complete config is logged instead of the parts that modules keep of theirs.
             trainer_defaults={"log_every_n_steps": 1, "enable_autolog_hparams": False},
@@ -150,6 +173,12 @@ class SpikingCLI(LightningCLI):
             parser.link_arguments(f"data.{name}", f"model.init_args.{name}", apply_on="instantiate")
         parser.add_lightning_class_args(Pictures, "pictures")
         parser.add_lightning_class_args(BestCheckpoint, "checkpoint")
+        parser.add_argument(
+            "--lr_scheduler_interval",
+            type=Literal["epoch", "step"],
+            default="epoch",
+            help="step the learning-rate schedule once an epoch, or after every update of the weights",
+        )
         parser.set_defaults(
             {
                 "checkpoint.filename": "best",
@@ -230,10 +259,7 @@ class SpikingCLI(LightningCLI):
     def _leave_no_empty_run(self) -> None:
         """Remove the run folder of a command that failed before it brought anything."""
         run = self.run_folder
-        if run is None or run == self.given_run_folder or not is_first_process():
-            return
-        trainer = getattr(self, "trainer", None)
-        if self.subcommand == "fit" and trainer is not None and trainer.current_epoch > 0:
+        if run is None or run == self.given_run_folder or not is_first_process() or holds_results(run):
             return
         shutil.rmtree(run, ignore_errors=True)
         with suppress(OSError):  # those that hold other runs stay
@@ -322,9 +348,11 @@ class SpikingCLI(LightningCLI):
         folder = cast(Path, self.run_folder) / "checkpoints"
         best: BestCheckpoint = self._get(self.config_init, "checkpoint")
         best.dirpath = best.dirpath or str(folder.resolve())
-        if isinstance(self.datamodule, EventDataModule) and self.datamodule.splits.val is None:
+        no_set = isinstance(self.datamodule, EventDataModule) and self.datamodule.splits.val is None
+        if no_set or self.config[self.subcommand].trainer.limit_val_batches == 0:
             best.monitor = None  # nothing to choose by: the last epoch is the best there is
-        return [best, LastCheckpoint(folder)]
+        self.last = LastCheckpoint(folder, flatten_config(self.plain_config()))
+        return [best, self.last]
 
     def after_instantiate_classes(self) -> None:
         """Refuse devices and checkpoints that cannot serve; give ``predict`` a file to write; start W&B."""
@@ -337,21 +365,62 @@ class SpikingCLI(LightningCLI):
             )
         checkpoint = self.config[self.subcommand].ckpt_path
         if checkpoint is not None:
-            refuse_other_architecture(Path(checkpoint), self.model)
+            refuse_other_architecture(Path(checkpoint), self.model, to_train=self.subcommand == "fit")
         if self.subcommand == "predict" and self.run_folder is not None:
             self.predictions = self.run_folder / f"predictions.{self.config[self.subcommand].format}"
             self.trainer.callbacks.append(PredictionWriter(self.predictions))  # type: ignore[attr-defined]
         if self.run_folder is not None:
             start_wandb(self.trainer.loggers)
 
+    def configure_optimizers(  # type: ignore[override]
+        self, lightning_module: LightningModule, optimizer: Optimizer, lr_scheduler: Any = None
+    ) -> Any:
+        """Optimizer and schedule, which is stepped as often as ``lr_scheduler_interval`` says.
+
+        Raises:
+            UsageError: the schedule follows a metric, which is not known after an update.
+        """
+        made = LightningCLI.configure_optimizers(lightning_module, optimizer, lr_scheduler)
+        if lr_scheduler is None or self.config[self.subcommand].lr_scheduler_interval == "epoch":
+            return made
+        if isinstance(lr_scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
+            raise UsageError(
+                "lr_scheduler_interval: step does not go with ReduceLROnPlateau, which follows a metric that is known "
+                "once an epoch. Use --lr_scheduler_interval epoch"
+            )
+        return [optimizer], [{"scheduler": lr_scheduler, "interval": "step"}]
+
+    def _updates_per_epoch(self) -> int:
+        """Updates of the weights in an epoch; the data know their size."""
+        trainer, data = self.trainer, cast(EventDataModule, self.datamodule)
+        batches = math.ceil(len(data.splits.train) // trainer.world_size / data.batch_size)
+        limit = trainer.limit_train_batches
+        limited = min(limit, batches) if isinstance(limit, int) else int(batches * (1 if limit is None else limit))
+        return math.ceil(limited / trainer.accumulate_grad_batches)
+
+    def _say_idle_parts(self) -> None:
+        if self.trainer.is_global_zero:
+            for note in idle_parts(self.plain_config()["trainer"], str(self.subcommand)):
+                print(f"note  {note}")
+
+    before_validate = before_test = before_predict = _say_idle_parts
+
     def before_fit(self) -> None:
         """Say which settings do something else than one would think."""
+        self._say_idle_parts()
         if not self.trainer.is_global_zero:
             return
         config = self.plain_config()
         data = self.datamodule
         duration_ms = data.num_steps * data.step_ms if isinstance(data, EventDataModule) else None
-        notes = rising_rate(config.get("lr_scheduler"), self.trainer.max_epochs)
+        by_update = config["lr_scheduler_interval"] == "step"
+        if by_update and config.get("lr_scheduler") is None:
+            print("note  lr_scheduler_interval = step does nothing: there is no lr_scheduler")
+        if by_update and not isinstance(data, EventDataModule):
+            notes = []  # who knows how many batches there are
+        else:
+            updates = self._updates_per_epoch() if by_update else None
+            notes = rising_rate(config.get("lr_scheduler"), self.trainer.max_epochs, updates)
         for note in notes + idle_keys(config["model"].get("init_args", {}), duration_ms):
             print(f"note  {note}")
 
@@ -360,11 +429,13 @@ class SpikingCLI(LightningCLI):
     def after_fit(self) -> None:
         """Say how good the best epoch was, where its weights are and what to do next."""
         callback = self.trainer.checkpoint_callback
-        if not self.trainer.is_global_zero or not isinstance(callback, ModelCheckpoint):
-            return
-        if not callback.best_model_path or self.run_folder is None or self.given_run_folder is not None:
+        if not self.trainer.is_global_zero or self.run_folder is None or self.given_run_folder is not None:
             return
         finish_wandb()  # it has something to say too, and ours should be the last word
+        if self.last.stopped:
+            print(f"note  {self.last.stopped}")
+        if not isinstance(callback, ModelCheckpoint) or not callback.best_model_path:
+            return
         print()
         for name, text in summary_lines(self.record.best(self.trainer), self.record.summary["seconds"]):
             print(f"{name:16} {text}")
@@ -375,7 +446,7 @@ class SpikingCLI(LightningCLI):
 
     def after_predict(self) -> None:
         """Say where the predictions are."""
-        if self.run_folder is not None and self.trainer.is_global_zero:
+        if self.run_folder is not None and self.trainer.is_global_zero and self.predictions.is_file():
             print(f"predictions  {display_path(self.predictions)}")
 
 

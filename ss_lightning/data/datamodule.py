@@ -15,7 +15,6 @@ from ss_lightning.data.augment import EventAugmentation, EventAugmenter
 from ss_lightning.data.dataset import Augmenter, EventDataset, identity
 from ss_lightning.data.samplers import EvaluationSampler, TrainingSampler, even_batch_size
 from ss_lightning.data.splits import Splits, Subset
-from ss_lightning.data.store import EventStore
 from ss_lightning.errors import UsageError
 
 _WARN_SHARE_AFTER = 0.01
@@ -71,6 +70,7 @@ class EventDataModule(lightning.LightningDataModule):
         self.num_workers = checked_whole_number("num_workers", num_workers, least=0)
         self.pin_memory = pin_memory
         self._splits: Splits | None = None
+        self._looked_at: set[str] = set()  # parts of the data that were held against the grid
         self._order_seed: int | None = None
 
     def __repr__(self) -> str:
@@ -100,8 +100,8 @@ class EventDataModule(lightning.LightningDataModule):
             splits = self.load_splits()
             if len(splits.train) == 0:
                 raise UsageError("No training samples are left. Hold out fewer samples for validation.")
-            self._warn_about_late_events(splits.train.store)
             self._splits = splits
+            self._warn_about_the_grid("training", splits.train)
         return self._splits
 
     def prepare_data(self) -> None:
@@ -161,7 +161,10 @@ class EventDataModule(lightning.LightningDataModule):
     def val_dataloader(self) -> DataLoader | list:
         """Batches of the validation samples; an empty list, which Lightning skips, if there are none."""
         val = self.splits.val
-        return [] if val is None else self._evaluation_loader(self.dataset(val))
+        if val is None:
+            return []
+        self._warn_about_the_grid("validation", val)
+        return self._evaluation_loader(self.dataset(val))
 
     def test_dataloader(self) -> DataLoader:
         """Batches of the test samples.
@@ -198,6 +201,7 @@ class EventDataModule(lightning.LightningDataModule):
     def _test_split(self) -> Subset:
         if self.splits.test is None:
             raise UsageError("These data have no test set. Give one to the data module.")
+        self._warn_about_the_grid("test", self.splits.test)
         return self.splits.test
 
     def _loader(
@@ -229,12 +233,24 @@ class EventDataModule(lightning.LightningDataModule):
         sampler = EvaluationSampler(dataset, replicas, rank)
         return self._loader(dataset, sampler, batch_size=even_batch_size(len(dataset), replicas, self.batch_size))
 
-    def _warn_about_late_events(self, store: EventStore) -> None:
-        share = store.share_after(self.num_steps, self.step_ms)
-        if share > _WARN_SHARE_AFTER:
+    def _warn_about_the_grid(self, name: str, subset: Subset) -> None:
+        """Warn once about events of a part of the data that the time grid does not hold, or does not tell apart."""
+        if name in self._looked_at:
+            return
+        self._looked_at.add(name)
+        places = subset.store.places_on_grid(self.num_steps, self.step_ms, subset.samples)
+        grid = (
+            f"(num_steps={self.num_steps} steps of step_ms={self.step_ms:g} ms = {self.num_steps * self.step_ms:g} ms)"
+        )
+        if places.share_after > _WARN_SHARE_AFTER or places.samples_after:
+            samples = f", all events of {places.samples_after:,} of {len(subset):,} samples among them,"
             rank_zero_warn(
-                f"{share:.1%} of the training events lie after the end of the time grid "
-                f"(num_steps={self.num_steps} steps of step_ms={self.step_ms:g} ms = "
-                f"{self.num_steps * self.step_ms:g} ms) and are dropped. Raise num_steps or step_ms to keep "
-                "them; if the share is large, check the unit of the times."
+                f"{places.share_after:.1%} of the {name} events{samples if places.samples_after else ''} lie after the "
+                f"end of the time grid {grid} and are dropped. Raise num_steps or step_ms to keep them; if the share "
+                "is large, check the unit of the times, and whether they begin at 0."
+            )
+        elif places.all_in_first_step and self.num_steps > 1:
+            rank_zero_warn(
+                f"All {name} events lie in the first step of the time grid {grid}: their times make no difference. "
+                "Check the unit of the times, or use a smaller step_ms."
             )

@@ -30,6 +30,21 @@ TimeUnit = Literal["s", "ms", "us"]
 StoredTimeUnit = Literal["ms", "us", "step"]
 
 
+@dataclass(frozen=True)
+class PlacesOnGrid:
+    """Where the events of some samples lie on a time grid.
+
+    Attributes:
+        share_after: share of the events, 0 to 1, at or after the end of the grid.
+        samples_after: samples all of whose events lie there.
+        all_in_first_step: all events lie in the first step.
+    """
+
+    share_after: float
+    samples_after: int
+    all_in_first_step: bool
+
+
 @dataclass(frozen=True, repr=False)
 class EventStore:
     """All events of a data set, sample by sample and in order of time inside a sample.
@@ -92,11 +107,32 @@ class EventStore:
 
     def share_after(self, num_steps: int, step_ms: float) -> float:
         """Share of the events, 0 to 1, that lie at or after the end of a grid of ``num_steps`` steps."""
+        return self.places_on_grid(num_steps, step_ms).share_after
+
+    def places_on_grid(self, num_steps: int, step_ms: float, samples: np.ndarray | None = None) -> PlacesOnGrid:
+        """Where the events of some samples lie on a grid of ``num_steps`` steps.
+
+        Args:
+            num_steps: steps of the grid, which begins at 0.
+            step_ms: length of a step in milliseconds.
+            samples: int64 ``[S']``; all samples if not given.
+        """
         if self.time_unit == "step" or self.num_events == 0:
-            return 0.0
-        end, chunk = num_steps * self.step_length(step_ms), 2**24  # the times may be larger than the memory
-        chunks = (self.times[begin : begin + chunk] for begin in range(0, self.num_events, chunk))
-        return sum(np.count_nonzero(times >= end) for times in chunks) / self.num_events
+            return PlacesOnGrid(0.0, 0, False)
+        length = self.step_length(step_ms)
+        begin, end = self.offsets[:-1], self.offsets[1:]
+        if samples is not None:
+            begin, end = begin[samples], end[samples]
+        begin, end = begin[end > begin], end[end > begin]  # without samples that are empty
+        if not len(begin):
+            return PlacesOnGrid(0.0, 0, False)
+        # The events of a sample lie in order of time, so most samples need a look at two of them only.
+        first, last = self.times[begin], self.times[end - 1]
+        limit = num_steps * length
+        late = np.flatnonzero(last >= limit)
+        after = sum(end[n] - begin[n] - np.searchsorted(self.times[begin[n] : end[n]], limit) for n in late)
+        share = float(after / (end - begin).sum())
+        return PlacesOnGrid(share, int(np.count_nonzero(first >= limit)), bool(last.max() < length))
 
     @classmethod
     def from_arrays(

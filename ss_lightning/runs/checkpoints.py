@@ -8,7 +8,7 @@ import os
 import random
 import shutil
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +18,16 @@ from lightning.fabric.loggers.logger import rank_zero_experiment
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
+from lightning.pytorch.core.saving import save_hparams_to_yaml
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.loggers.csv_logs import ExperimentWriter
 
 from ss_lightning.errors import UsageError
-from ss_lightning.files import write_whole
+from ss_lightning.files import display_path, keep_going, write_for_user, write_whole
+from ss_lightning.plain import plain_checkpoint, plain_values
+from ss_lightning.runs.configs import comparable_config
 from ss_lightning.runs.folders import is_whole
+from ss_lightning.runs.history import is_cut_short
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -39,7 +43,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             content = io.BytesIO()  # torch's own writer cannot say that a disk is full
-            torch.save(checkpoint, content)
+            torch.save(plain_checkpoint(checkpoint), content)
             with write_whole(path) as scratch:
                 scratch.write_bytes(content.getbuffer())
         except OSError as error:
@@ -59,8 +63,19 @@ class BestCheckpoint(ModelCheckpoint):
     """Keeps the best checkpoints of a training, also of the part that another run began.
 
     A resumed training has a folder of its own. What the run before has kept so far is copied there, so that the best is
-    the best of the whole training.
+    the best of the whole training. An epoch that was cut short is compared with none, see
+    :func:`ss_lightning.runs.history.is_cut_short`.
     """
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Keep the epoch if it is a good one."""
+        if not (self.best_model_path and is_cut_short(trainer)):
+            super().on_train_epoch_end(trainer, pl_module)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Keep what was validated if it is good."""
+        if not (self.best_model_path and is_cut_short(trainer)):
+            super().on_validation_end(trainer, pl_module)
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Copy what was kept, and let the state in ``checkpoint`` speak of the copies."""
@@ -101,36 +116,49 @@ class LastCheckpoint(Checkpoint):
     logged, schedulers have stepped. Whatever is random in an epoch follows from the seed and the number of the epoch
     alone, so no state of a generator needs to be kept. A resumed training is given the metrics of the run before.
 
+    A training that stops inside an epoch leaves ``last.ckpt`` as it was, for the epoch is trained again from its
+    beginning, and writes the weights that it has come to into ``stopped.ckpt``.
+
     Args:
-        folder: where ``last.ckpt`` is kept.
+        folder: where the checkpoints are kept.
+        config: the flattened config. It is kept, and a training that goes on says where its own differs.
+
+    Attributes:
+        last_model_path: ``last.ckpt``, once it is there.
+        stopped: what there is to say of a training that stopped inside an epoch; empty if it did not.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, config: Mapping[str, Any] | None = None) -> None:
         self.path = folder / "last.ckpt"
+        self.config = comparable_config(config or {})
+        self.last_model_path = ""
+        self.stopped = ""
         self.seed: int | None = None
+        self._made_with: dict[str, Any] = {}
         self._begun = 0
         self._saved: dict[str, Any] = {}
 
     def state_dict(self) -> dict[str, Any]:
-        """The seed."""
-        return {"seed": self.seed}
+        """The seed, and what the training is made with."""
+        return {"seed": self.seed, "made_with": self._made_with}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on with the seed of the run before."""
         self.seed = state_dict["seed"]
+        self._made_with = state_dict.get("made_with", {})  # unknown to earlier versions
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Take over from the run before: where it was, and its metrics up to there, logged once more.
-
-        Raises:
-            UsageError: the checkpoint holds weights only.
-        """
-        if not {"optimizer_states", "lr_schedulers"} <= checkpoint.keys():
-            raise UsageError(f"{trainer.ckpt_path} holds weights only: no training can go on from it. Use a last.ckpt")
+        """Take over from the run before: where it was, and its metrics up to there, logged once more."""
         self._saved = {
             "optimizer": [group.keys() for state in checkpoint["optimizer_states"] for group in state["param_groups"]],
             "lr_scheduler": [state.keys() for state in checkpoint["lr_schedulers"]],
         }
+        if _begin_with_an_epoch(checkpoint["loops"]["fit_loop"]) and trainer.is_global_zero:
+            print(
+                f"note  {display_path(str(trainer.ckpt_path))} was written inside epoch {checkpoint['epoch'] + 1}. "
+                "That epoch is trained again from its beginning, with the weights of the checkpoint. Only from a "
+                "last.ckpt does a training go on as if it had not been stopped"
+            )
         if trainer.is_global_zero:  # for the case that there is nothing left to train
             _copy(Path(str(trainer.ckpt_path)), self.path)
         rows = list(metrics_before(Path(str(trainer.ckpt_path)).parent.parent, checkpoint["global_step"]))
@@ -140,7 +168,7 @@ class LastCheckpoint(Checkpoint):
                     logger.log_metrics(metrics, step)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Refuse to load the state of another kind of optimizer or scheduler.
+        """Refuse to load the state of another kind of optimizer or scheduler; say what else is different.
 
         Raises:
             UsageError: it is one; torch would take it and fail later, or not at all.
@@ -149,18 +177,36 @@ class LastCheckpoint(Checkpoint):
             "optimizer": [group.keys() for optimizer in trainer.optimizers for group in optimizer.param_groups],
             "lr_scheduler": [config.scheduler.state_dict().keys() for config in trainer.lr_scheduler_configs],
         }
+        made_with: dict[str, Any] = {
+            "optimizer": [type(optimizer).__name__ for optimizer in trainer.optimizers],
+            "lr_scheduler": [type(config.scheduler).__name__ for config in trainer.lr_scheduler_configs],
+            "training samples": _training_samples(trainer),
+            "config": self.config,
+        }
+        before = self._made_with
+        kept = {key: value for key, value in before.get("config", {}).items() if key.startswith(_OF_THE_CHECKPOINT)}
+        self._made_with = {**made_with, "config": {**self.config, **kept}}
         for kind, saved in self._saved.items():
             # A scheduler adds "initial_lr" to the groups; whether there is one is compared by itself.
-            if [keys - {"initial_lr"} for keys in saved] != [keys - {"initial_lr"} for keys in here[kind]]:
+            other_keys = [keys - {"initial_lr"} for keys in saved] != [keys - {"initial_lr"} for keys in here[kind]]
+            other_class = before.get(kind, made_with[kind]) != made_with[kind]
+            if other_keys or other_class:
+                names = [" and ".join(content.get(kind, ())) or "none" for content in (before, made_with)]
                 raise UsageError(
-                    f"the checkpoint {trainer.ckpt_path} was trained with another {kind} than the config describes. "
-                    "Use the config.yaml of its own run (drop --config), or begin a new training (drop --ckpt_path)"
+                    f"the checkpoint {trainer.ckpt_path} was trained with another {kind} than the config describes"
+                    f"{f' ({names[0]}, not {names[1]})' if other_class else ''}. Use the config.yaml of its own run "
+                    "(drop --config), or begin a new training (drop --ckpt_path)"
                 )
+        if self._saved and trainer.is_global_zero:
+            for line in _differences(before, made_with):
+                print(f"note  {line}")
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Take the seed, the same in all processes."""
+        """Take the seed, the same in all processes, and begin with an epoch."""
         if self.seed is None:
             self.seed = trainer.strategy.broadcast(torch.initial_seed())
+        # With max_steps Lightning takes every checkpoint for one from the middle of an epoch.
+        trainer.fit_loop._restarting = trainer.fit_loop.epoch_loop.restarting = False
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Seed the epoch, and keep what there is before it."""
@@ -170,7 +216,16 @@ class LastCheckpoint(Checkpoint):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Keep the end."""
-        self._save(trainer, begun=0)
+        if trainer.is_last_batch:
+            self._save(trainer, begun=0)
+            return
+        stopped = self.path.with_name("stopped.ckpt")
+        trainer.save_checkpoint(stopped, weights_only=True)
+        self.stopped = (
+            f"the training stopped inside epoch {trainer.current_epoch}, after {trainer.fit_loop.batch_idx + 1} of "
+            f"{trainer.num_training_batches} batches. The weights it came to are {display_path(stopped)}. With "
+            "--ckpt_path last that epoch is trained again from its beginning"
+        )
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """The trainer has counted the coming epoch as ready; a checkpoint between epochs knows only what is over."""
@@ -182,7 +237,42 @@ class LastCheckpoint(Checkpoint):
             logger.save()
         self._begun = begun
         trainer.save_checkpoint(self.path, weights_only=False)
+        self.last_model_path = str(self.path)
         self._begun = 0
+
+
+def _begin_with_an_epoch(loop: dict[str, Any]) -> bool:
+    """Change the state of a fit loop so that it begins with an epoch; whether one that had begun is begun again."""
+    progress, batches = loop["epoch_progress"], loop["epoch_loop.batch_progress"]
+    begun = progress["current"]["ready"] - progress["current"]["processed"]
+    over = begun if batches["is_last_batch"] else 0
+    for count in progress.values():
+        count.update(dict.fromkeys(count, count["processed"] + over))
+    return begun > over
+
+
+def _training_samples(trainer: Trainer) -> int | None:
+    """Number of training samples, where the data say it."""
+    splits = getattr(trainer.datamodule, "splits", None)  # type: ignore[attr-defined]
+    return None if splits is None else len(splits.train)
+
+
+# Settings that a checkpoint holds the state of.
+_OF_THE_CHECKPOINT = ("lr_scheduler.", "optimizer.", "seed_everything")
+# Settings that say how long to train, which whoever goes on may change.
+_HOW_LONG = ("max_epochs", "max_steps", "max_time", "min_epochs", "min_steps")
+
+
+def _differences(before: Mapping[str, Any], here: Mapping[str, Any]) -> Iterator[str]:
+    """What a training that goes on does in another way than the one before, and which of the two holds."""
+    old, new = before.get("config", {}), here["config"]
+    for key in sorted(old.keys() & new.keys()):
+        if old[key] != new[key] and not key.endswith(_HOW_LONG):
+            wins = f"{old[key]}, as in the checkpoint" if key.startswith(_OF_THE_CHECKPOINT) else f"{new[key]} now"
+            yield f"{key} was {old[key]} in the training before and is {new[key]} in the config. It is {wins}"
+    samples = before.get("training samples"), here["training samples"]
+    if None not in samples and samples[0] != samples[1]:
+        yield f"there were {samples[0]} training samples in the training before, and there are {samples[1]} now"
 
 
 def seed_everything_of(seed: int, epoch: int, process: int) -> None:
@@ -194,30 +284,67 @@ def seed_everything_of(seed: int, epoch: int, process: int) -> None:
 
 
 class MetricsLogger(CSVLogger):
-    """CSVLogger whose file is never lost: Lightning's empties and rewrites it when a new metric comes.
+    """CSVLogger that loses nothing: Lightning's empties its file when a new metric comes, and fails on a full disk.
 
-    The file is replaced by a whole one instead.
+    The file is replaced by a whole one instead. Rows that cannot be written are kept and written later.
     """
 
     @property
     @rank_zero_experiment
     def experiment(self) -> Any:
-        """The writer of ``metrics.csv``."""
+        """The writer of ``metrics.csv`` and ``hparams.yaml``."""
         if self._experiment is None:
             os.makedirs(self.root_dir, exist_ok=True)
-            self._experiment = _MetricsWriter(self.log_dir)
+            self._experiment = MetricsWriter(self.log_dir)
         return self._experiment
 
 
-class _MetricsWriter(ExperimentWriter):
-    def _rewrite_with_new_header(self, fieldnames: list[str]) -> None:
+class MetricsWriter(ExperimentWriter):
+    """Writes for :class:`MetricsLogger`."""
+
+    def log_hparams(self, params: dict[str, Any]) -> None:
+        """Write ``hparams.yaml``."""
+        self.hparams.update(params)
+        path = Path(self.log_dir) / self.NAME_HPARAMS_FILE
+        with keep_going(path, path.parent), write_whole(path) as scratch:
+            save_hparams_to_yaml(scratch, plain_values(self.hparams))
+
+    def save(self) -> None:
+        """Write the rows that have come since the last time."""
+        if not self.metrics:
+            return
         path = Path(self.metrics_file_path)
-        with path.open(newline="") as file:
-            rows = list(csv.DictReader(file))
-        with write_whole(path) as scratch, scratch.open("w", newline="") as file:
-            writer = csv.DictWriter(file, fieldnames)
-            writer.writeheader()
-            writer.writerows(rows)
+        with keep_going(path, path.parent):
+            keys = sorted({*self.metrics_keys, *(key for row in self.metrics for key in row)})
+            if keys == self.metrics_keys and path.is_file():
+                _append(path, keys, self.metrics)
+            else:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                _write_anew(path, keys, self.metrics)
+            self.metrics_keys, self.metrics = keys, []
+
+
+def _append(path: Path, keys: list[str], rows: list[dict[str, Any]]) -> None:
+    """Add rows; where only a part of them can be written, none is."""
+    size = path.stat().st_size
+    try:
+        with path.open("a", newline="", encoding="utf-8") as file:
+            csv.DictWriter(file, keys).writerows(rows)
+    except OSError:
+        os.truncate(path, size)
+        raise
+
+
+def _write_anew(path: Path, keys: list[str], rows: list[dict[str, Any]]) -> None:
+    """Replace a file by one with more columns, its own rows first."""
+    old: list[dict[str, Any]] = []
+    if path.is_file():
+        with path.open(newline="", encoding="utf-8") as file:
+            old = list(csv.DictReader(file))
+    with write_whole(path) as scratch, scratch.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, keys)
+        writer.writeheader()
+        writer.writerows(old + rows)
 
 
 def metrics_before(run: Path, global_step: int) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -274,5 +401,5 @@ def _global_step(path: Path) -> float:
 def _copy(source: Path, target: Path) -> None:
     if source.resolve() != target.resolve():
         target.parent.mkdir(parents=True, exist_ok=True)
-        with write_whole(target) as scratch:
+        with write_for_user(target) as scratch:
             shutil.copyfile(source, scratch)

@@ -13,13 +13,21 @@ from ss_lightning.renamed import with_new_names
 from ss_lightning.runs.checkpoints import read_checkpoint
 
 
-def refuse_other_architecture(checkpoint: Path, model: LightningModule) -> None:
+def refuse_other_architecture(checkpoint: Path, model: LightningModule, *, to_train: bool = False) -> None:
     """Compare the hyper-parameters in a checkpoint with those of the model that is to load it.
 
+    Args:
+        checkpoint: the file.
+        model: the model.
+        to_train: a training is to go on from it.
+
     Raises:
-        UsageError: the file is no checkpoint, or was made by a model of another shape or kind.
+        UsageError: the file is no checkpoint, was made by a model of another shape or kind, or holds weights only where
+            a training is to go on.
     """
     content = read_checkpoint(checkpoint)
+    if to_train and not {"optimizer_states", "lr_schedulers", "loops", "callbacks"} <= content.keys():
+        raise UsageError(f"{checkpoint} holds weights only: no training can go on from it. Use a last.ckpt")
     weights = content["state_dict"]
     saved = with_new_names(dict(content.get("hyper_parameters", {})))
     saved.pop("_instantiator", None)

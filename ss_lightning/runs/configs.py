@@ -41,8 +41,12 @@ def data_settings(config: Mapping[str, Any]) -> dict[str, Any]:
     return {k: v for k, v in config.items() if k.startswith("data.") and not k.endswith(_HOW_PRESENTED)}
 
 
+# Settings that earlier versions did not have, and what they did.
+_BEFORE = {"lr_scheduler_interval": "epoch"}
+
+
 def config_differences(configs: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
     """Settings that are not the same in all flattened configs, with the value in each; empty where it is not set."""
     keys = sorted(set().union(*map(comparable_config, configs)))
-    values = {key: [config.get(key, "") for config in configs] for key in keys}
+    values = {key: [config.get(key, _BEFORE.get(key, "")) for config in configs] for key in keys}
     return {key: row for key, row in values.items() if any(value != row[0] for value in row)}

@@ -68,6 +68,16 @@ def reserve_run(folder: Path, kind: str = "version") -> Path:
         ) from error
 
 
+# What a command puts into its folder before it has brought anything.
+_BEGINNING = ("config.yaml", "hparams.yaml", "summary.json")
+
+
+def holds_results(run: Path) -> bool:
+    """Whether a command has put more into its run folder than the description of what it was about to do."""
+    files = (path.relative_to(run).as_posix() for path in run.rglob("*") if path.is_symlink() or not path.is_dir())
+    return any(file not in _BEGINNING for file in files)
+
+
 def is_first_process(environment: Mapping[str, str] | None = None) -> bool:
     """Whether this is the only process of a run or the first of several, however they were started.
 

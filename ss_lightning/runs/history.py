@@ -36,8 +36,23 @@ def plain_numbers(metrics: Mapping[str, Tensor]) -> dict[str, float]:
     return {name: float(value) for name, value in metrics.items()}
 
 
+def is_cut_short(trainer: Trainer) -> bool:
+    """Whether a training stops inside an epoch, where one that goes on would not have validated.
+
+    The metrics of such an epoch are not compared with those of others: the epoch is trained again when the training
+    goes on.
+    """
+    loop, every = trainer.fit_loop, trainer.val_check_batch
+    if trainer.is_last_batch or not (trainer.should_stop or trainer.global_step == trainer.max_steps):
+        return False
+    batch = loop.total_batch_idx if trainer.check_val_every_n_epoch is None else loop.batch_idx
+    return every is not None and (batch + 1) % every != 0
+
+
 class EpochHistory(Callback):
     """Keeps the metrics of every epoch, also over a resumed training.
+
+    An epoch that was cut short is left out, unless it is the only one.
 
     Attributes:
         history: one mapping from name to value per epoch, ``epoch`` (from 1) among them.
@@ -48,6 +63,8 @@ class EpochHistory(Callback):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Add this epoch."""
+        if self.history and is_cut_short(trainer):
+            return
         self.history.append({"epoch": trainer.current_epoch + 1, **plain_numbers(trainer.callback_metrics)})
 
     def state_dict(self) -> dict[str, Any]:

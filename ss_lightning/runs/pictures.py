@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader
 from ss_lightning import plots
 from ss_lightning.errors import UsageError
 from ss_lightning.events import EventBatch
-from ss_lightning.files import save_bytes
+from ss_lightning.files import keep_going, save_bytes
 from ss_lightning.module import SpikingClassifier
 from ss_lightning.networks import NetworkOutput, Spikes, evaluating
 from ss_lightning.runs.history import EpochHistory
@@ -92,8 +92,9 @@ class Pictures(EpochHistory):
             image = plots.png(figure)
             if self.folder is not None:
                 file = self.folder / "pictures" / f"epoch_{epoch:04d}" / f"{name}.png"
-                file.parent.mkdir(parents=True, exist_ok=True)
-                save_bytes(file, image)
+                with keep_going(file, self.folder):
+                    file.parent.mkdir(parents=True, exist_ok=True)
+                    save_bytes(file, image)
             for logger in trainer.loggers:
                 log_picture(logger, f"pictures/{name}", image, trainer.global_step)
 

@@ -11,7 +11,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import BasePredictionWriter
 
 from ss_lightning.errors import UsageError
-from ss_lightning.files import write_whole
+from ss_lightning.files import write_for_user
 
 
 class PredictionWriter(BasePredictionWriter):
@@ -53,7 +53,7 @@ class PredictionWriter(BasePredictionWriter):
             columns = {name: [value for part in parts for value in part[name]] for name in columns}
         if trainer.is_global_zero:
             table = pd.DataFrame(columns).sort_values("sample")
-            with write_whole(self.path) as scratch:
+            with write_for_user(self.path) as scratch:
                 if self.path.suffix == ".csv":
                     table.to_csv(scratch, index=False)
                 else:

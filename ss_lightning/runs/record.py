@@ -18,8 +18,9 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from ss_lightning.files import save_text
+from ss_lightning.files import keep_going, save_text
 from ss_lightning.runs.configs import flatten_config
 from ss_lightning.runs.history import EpochHistory, best_epoch, plain_numbers
 from ss_lightning.runs.machine import machine
@@ -44,8 +45,8 @@ class RunRecord(EpochHistory):
     ``failed``), the command line, the best epoch (of an evaluation its metrics), the time it took, and facts:
     parameters, data set, seed, git commit, versions, machine, threads. It is renewed after every epoch, so that a run
     that was killed says how far it came. All loggers get the same facts beside the flattened config, and for each
-    epoch ``train/samples_per_second`` (validation not counted) and ``train/peak_memory_mib`` (of the GPU if one
-    is used, else of the process).
+    epoch ``train/lr`` (the learning rate of its last update), ``train/samples_per_second`` (validation not counted) and
+    ``train/peak_memory_mib`` (of the GPU if one is used, else of the process).
 
     Args:
         folder: the run folder.
@@ -105,6 +106,10 @@ class RunRecord(EpochHistory):
         self._validating = 0.0
         self._epoch_start = time.perf_counter()
 
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Note the learning rate."""
+        self._rate = float(trainer.optimizers[0].param_groups[0]["lr"])
+
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
@@ -121,8 +126,9 @@ class RunRecord(EpochHistory):
             self._validating += time.perf_counter() - self._validation_start
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Log speed and memory, and renew the summary."""
+        """Log learning rate, speed and memory, and renew the summary."""
         seconds = time.perf_counter() - self._epoch_start - self._validating
+        pl_module.log("train/lr", self._rate)
         pl_module.log("train/samples_per_second", self._samples * trainer.world_size / seconds, sync_dist=True)
         pl_module.log("train/peak_memory_mib", peak_memory_mib(pl_module.device), sync_dist=True, reduce_fx="max")
         super().on_train_epoch_end(trainer, pl_module)
@@ -132,7 +138,7 @@ class RunRecord(EpochHistory):
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Write how the run ended."""
         if trainer.is_global_zero and self.summary:
-            state = "interrupted" if isinstance(exception, KeyboardInterrupt) else "failed"
+            state = "interrupted" if isinstance(exception, KeyboardInterrupt | SIGTERMException) else "failed"
             self._write(trainer, state, f"{type(exception).__name__}: {exception}".rstrip(": "))
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -161,7 +167,9 @@ class RunRecord(EpochHistory):
             "metrics": self.best(trainer) if stage == "fit" else plain_numbers(trainer.callback_metrics),
             "facts": self.facts,
         }
-        save_text(self.folder / "summary.json", json.dumps(self.summary, indent=2) + "\n")
+        path = self.folder / "summary.json"
+        with keep_going(path, self.folder):
+            save_text(path, json.dumps(self.summary, indent=2) + "\n")
 
 
 def run_facts(trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:

@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from ss_lightning.cli.advice import idle_keys, rising_rate
+from ss_lightning.cli.advice import idle_keys, idle_parts, rising_rate
 
 DEFAULTS = {"spike_target": [0.0, math.inf], "spike_weight": 0.0, "learn_beta": True, "log_tau": False}
 DELAYS = {"max_delay_ms": 0.0, "delay_per_synapse": False, "delay_width_ms": None, "delay_line_ms": [0.0]}
@@ -47,11 +47,76 @@ def test_delays_beyond_the_sample_are_noted(delays, notes):
     assert idle_keys(DEFAULTS | DELAYS | delays, None) == []
 
 
+# Schedules of ten steps.
+SCHEDULES = {
+    "ConstantLR": {"total_iters": 10},
+    "CosineAnnealingLR": {"T_max": 10},
+    "CosineAnnealingWarmRestarts": {"T_0": 10},
+    "CyclicLR": {"step_size_up": 4, "step_size_down": 6},
+    "LinearLR": {"total_iters": 10},
+    "MultiStepLR": {"milestones": [3, 10]},
+    "OneCycleLR": {"total_steps": 10},
+    "PolynomialLR": {"total_iters": 10},
+    "SequentialLR": {"milestones": [4, 10]},
+    "StepLR": {"step_size": 10},
+}
+
+
+def schedule(name, **arguments):
+    return {"class_path": f"torch.optim.lr_scheduler.{name}", "init_args": arguments}
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_a_schedule_longer_than_the_training_is_noted(name):
+    scheduler = schedule(name, **SCHEDULES[name])
+    assert rising_rate(scheduler, 10) == rising_rate(scheduler, 2, 5) == []
+    (note,) = rising_rate(scheduler, 9)
+    assert " = 10 is counted in epochs, but trainer.max_epochs is 9. If it counts updates, add" in note
+    (note,) = rising_rate(scheduler, 3, 3)
+    assert " = 10 is counted in updates, but trainer.max_epochs is 3, which is 9 updates" in note
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_a_shorter_schedule_is_noted_where_it_has_no_good_end(name):
+    notes = rising_rate(schedule(name, **SCHEDULES[name]), 11)
+    bad = {"CosineAnnealingLR": "then rises again", "OneCycleLR": "has no value, which is an error"}
+    assert len(notes) == (name in bad)
+    assert not notes or bad[name] in notes[0]
+
+
+@pytest.mark.parametrize("max_epochs", [None, -1, 0])
+def test_without_a_number_of_epochs_no_schedule_is_noted(max_epochs):
+    assert rising_rate(schedule("CosineAnnealingLR", T_max=10), max_epochs) == []
+
+
+def test_schedules_with_defaults_and_without_a_length():
+    assert rising_rate(None, 3) == rising_rate(schedule("ExponentialLR", gamma=0.9), 3) == []
+    assert rising_rate({"class_path": "torch.optim.lr_scheduler.CyclicLR"}, 3)  # 4000 steps
+    assert rising_rate(schedule("OneCycleLR", total_steps=None, epochs=3, steps_per_epoch=157), 3)
+
+
 @pytest.mark.parametrize(
-    ("name", "max_epochs", "notes"),
-    [("CosineAnnealingLR", 11, 1), ("CosineAnnealingLR", 10, 0), ("CosineAnnealingLR", None, 0), ("StepLR", 11, 0)],
+    ("subcommand", "trainer", "said"),
+    [
+        ("fit", {"limit_train_batches": 0}, "nothing is trained"),
+        ("fit", {"limit_train_batches": 0.0}, "nothing is trained"),
+        ("fit", {"max_epochs": 0}, "nothing is trained"),
+        ("fit", {"max_steps": 0}, "nothing is trained"),
+        ("fit", {"limit_val_batches": 0}, "nothing is validated"),
+        ("fit", {"max_epochs": 3, "check_val_every_n_epoch": 4}, "nothing is validated"),
+        ("validate", {"limit_val_batches": 0}, "nothing is evaluated"),
+        ("test", {"limit_test_batches": 0}, "nothing is evaluated"),
+        ("predict", {"limit_predict_batches": 0}, "nothing is evaluated"),
+    ],
 )
-def test_a_cosine_shorter_than_the_training_is_noted(name, max_epochs, notes):
-    scheduler = {"class_path": f"torch.optim.lr_scheduler.{name}", "init_args": {"T_max": 10}}
-    assert len(rising_rate(scheduler, max_epochs)) == notes
-    assert rising_rate(None, max_epochs) == []
+def test_a_trainer_that_does_nothing_is_noted(subcommand, trainer, said):
+    (note,) = idle_parts(trainer, subcommand)
+    assert said in note
+    assert next(iter(trainer)) in note or "check_val_every_n_epoch" in note
+
+
+@pytest.mark.parametrize("subcommand", ["fit", "validate", "test", "predict"])
+def test_a_trainer_that_does_something_is_not_noted(subcommand):
+    plain = {"max_epochs": 3, "max_steps": -1, "limit_val_batches": None, "check_val_every_n_epoch": 3}
+    assert idle_parts(plain, subcommand) == idle_parts({**plain, "max_epochs": -1}, subcommand) == []
+    assert idle_parts({**plain, "max_epochs": None, "limit_train_batches": 1}, subcommand) == []

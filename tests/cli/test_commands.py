@@ -1,4 +1,5 @@
 import csv
+import json
 import os
 import re
 import subprocess
@@ -8,10 +9,14 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from lightning.pytorch.cli import SaveConfigCallback
 
+from ss_lightning import files
 from ss_lightning.cli.commands import main
 from ss_lightning.cli.lightning_cli import summary_lines
 from ss_lightning.export import load_classifier
+from ss_lightning.runs import checkpoints, pictures, record
+from ss_lightning.runs.checkpoints import AtomicCheckpointIO
 
 ROOT = Path(__file__).parents[2]
 YINYANG = str(ROOT / "configs" / "yinyang.yaml")
@@ -32,6 +37,10 @@ def folder(tmp_path, monkeypatch):
 def read_csv(path):
     with path.open() as file:
         return list(csv.DictReader(file))
+
+
+def write_to_a_full_disk(*args):
+    raise OSError(28, "No space left on device")
 
 
 def run(*args):
@@ -167,6 +176,91 @@ class TestRun:
         )
         assert best["global_step"] == last["global_step"] == 2
         assert "best checkpoint  runs/shd/version_0/checkpoints/best.ckpt\n" in capsys.readouterr().out
+
+
+class TestWhatIsKept:
+    """A command that fails leaves what it has brought, and nothing else."""
+
+    @pytest.mark.slow
+    def test_checkpoints_outlive_a_full_disk(self, monkeypatch, capsys):
+        write, written = AtomicCheckpointIO.save_checkpoint, []
+
+        def save(self, checkpoint, path, storage_options=None):
+            if len(written) == 2:
+                monkeypatch.setattr(files.os, "fsync", lambda file: (_ for _ in ()).throw(OSError(28, "No space left")))
+            write(self, checkpoint, path, storage_options)
+            written.append(Path(path).name)
+
+        monkeypatch.setattr(AtomicCheckpointIO, "save_checkpoint", save)
+        many = ["--trainer.val_check_interval=2", "--checkpoint.save_top_k=-1", "--checkpoint.filename=b{step}"]
+        assert fit(*many, "--data.batch_size=20") == 2
+        kept = Path("runs/yinyang/version_0/checkpoints")
+        assert {path.name for path in kept.iterdir()} == {"last.ckpt", "b2.ckpt"}
+        assert "cannot write the checkpoint" in capsys.readouterr().err
+
+    @pytest.mark.slow
+    def test_training_goes_on_without_its_other_files(self, monkeypatch, capsys):
+        for owner, name in ((checkpoints, "_write_anew"), (record, "save_text"), (pictures, "save_bytes")):
+            monkeypatch.setattr(owner, name, write_to_a_full_disk)
+        assert fit("--pictures.every_n_epochs=1") == 0
+        assert {path.name for path in Path("runs/yinyang/version_0/checkpoints").iterdir()} == {
+            "best.ckpt",
+            "last.ckpt",
+        }
+        assert capsys.readouterr().err.count("cannot write") == 1
+
+    def test_a_run_does_not_begin_without_its_config(self, monkeypatch, capsys):
+        monkeypatch.setattr(SaveConfigCallback, "setup", write_to_a_full_disk)
+        assert fit() == 2
+        assert "cannot write config.yaml to the run folder" in capsys.readouterr().err
+        assert not Path("runs").exists()
+
+    @pytest.mark.slow
+    def test_an_error_in_the_first_epoch_leaves_the_run(self, capsys):
+        assert fit("--optimizer.class_path=SGD", "--optimizer.lr=1e30", "--data.batch_size=20") == 2
+        error = capsys.readouterr().err
+        last = "runs/yinyang/version_0/checkpoints/last.ckpt"
+        assert "the training has diverged" in error
+        assert f"The last checkpoint, whose weights are finite: {last}" in error
+        assert json.loads(Path("runs/yinyang/version_0/summary.json").read_text())["state"] == "failed"
+        assert fit("--ckpt_path=last") == 2  # of another optimizer
+        assert "(SGD, not Adam)" in capsys.readouterr().err
+
+
+class TestSchedule:
+    @pytest.mark.slow
+    def test_by_update(self, capsys):
+        by_update = ["--lr_scheduler=LinearLR", "--lr_scheduler.start_factor=0.5", "--lr_scheduler.total_iters=10"]
+        rates = []
+        for n, interval in enumerate(("epoch", "step")):
+            assert fit(*by_update, f"--lr_scheduler_interval={interval}", "--data.batch_size=20") == 0
+            rows = read_csv(Path(f"runs/yinyang/version_{n}/metrics.csv"))
+            rates.append([float(row["train/lr"]) for row in rows if row["train/lr"]])
+            assert ("the learning-rate schedule is cut off" in capsys.readouterr().out) == (interval == "epoch")
+        # Of the last update of each epoch of five: the first and second step of ten, or the fifth and tenth.
+        assert rates == [pytest.approx([0.0015, 0.00165]), pytest.approx([0.0021, 0.00285])]
+
+    def test_by_update_with_a_metric(self, capsys):
+        plateau = ["--lr_scheduler=lightning.pytorch.cli.ReduceLROnPlateau", "--lr_scheduler.monitor=val/loss"]
+        assert fit(*plateau, "--lr_scheduler_interval=step") == 2
+        assert "does not go with ReduceLROnPlateau" in capsys.readouterr().err
+
+
+class TestNothingToDo:
+    @pytest.mark.slow
+    @pytest.mark.parametrize(
+        ("args", "said"),
+        [
+            (["--trainer.limit_train_batches=0"], "trainer.limit_train_batches is 0: nothing is trained"),
+            (["--trainer.max_epochs=0"], "trainer.max_epochs is 0: nothing is trained"),
+            (["--trainer.limit_val_batches=0"], "nothing is validated, and best.ckpt holds the last epoch"),
+        ],
+    )
+    def test_is_said(self, args, said, capsys):
+        assert fit(*args) == 0
+        assert f"note  {said}" in capsys.readouterr().out.replace("trainer.limit_val_batches is 0: ", "")
+        best = Path("runs/yinyang/version_0/checkpoints/best.ckpt")
+        assert best.is_file() == ("nothing is validated" in said)
 
 
 class TestMistakes:

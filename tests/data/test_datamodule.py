@@ -117,6 +117,36 @@ def test_late_events_are_announced_once(data):
         module.train_dataloader()
 
 
+SHIFTED = [("train", "training"), ("val", "validation"), ("test", "test")]
+
+
+@pytest.mark.parametrize(("part", "name"), SHIFTED)
+@pytest.mark.parametrize("how", ["all", "one recording", "in the first step"])
+def test_every_part_of_the_data_is_held_against_the_grid(part, name, how, recordings):
+    made = {key: recordings(num_units=4, seed=seed) for seed, (key, _) in enumerate(SHIFTED)}
+    times, *rest = made[part]
+    if how == "one recording":
+        times = [times[0] + 80.0, *times[1:]]
+    else:
+        times = [t + 80.0 if how == "all" else t / 1000 for t in times]
+    made[part] = (times, *rest)
+    module = EventData.from_arrays(**made, num_units=4, num_steps=60, step_ms=1.0)
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        for _ in range(2):
+            module.setup("fit")
+            for loader in (module.val_dataloader, module.test_dataloader, module.predict_dataloader):
+                loader()
+    (said,) = {str(warning.message) for warning in seen}
+    assert len(seen) == 1
+    number = {"all": 12, "one recording": 1}.get(how)
+    if number is None:
+        assert said.startswith(f"All {name} events lie in the first step of the time grid")
+    else:
+        assert f"of the {name} events, all events of {number} of 12 samples among them, lie after the end" in said
+    assert ("100.0%" in said) == (how == "all")
+
+
 def test_a_grid_that_holds_all_events_is_silent(data):
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from ss_lightning.data.dataset import EventDataset
-from ss_lightning.data.store import EventStore, with_common_classes
+from ss_lightning.data.store import EventStore, PlacesOnGrid, with_common_classes
 from ss_lightning.errors import DataError, UsageError
 
 
@@ -125,6 +125,18 @@ def test_share_after_the_grid(build_store):
     store = build_store([[0, 9.9, 10, 11]], [[0, 1, 2, 0]], [0])
     assert store.share_after(10, 1.0) == 0.5
     assert store.share_after(12, 1.0) == 0.0
+
+
+def test_places_on_a_grid(build_store):
+    store = build_store(
+        [[0.5, 0.7], [10, 11], [], [0, 9, 10]], [[0, 1], [1, 2], [], [0, 1, 2]], [0, 1, 0, 1], allow_empty=True
+    )
+    assert store.places_on_grid(10, 1.0) == PlacesOnGrid(3 / 7, 1, False)
+    assert store.places_on_grid(12, 1.0) == PlacesOnGrid(0.0, 0, False)
+    assert store.places_on_grid(10, 1.0, np.array([0])) == PlacesOnGrid(0.0, 0, True)
+    assert store.places_on_grid(10, 1.0, np.array([1])) == PlacesOnGrid(1.0, 1, False)
+    assert store.places_on_grid(10, 1.0, np.array([2])) == PlacesOnGrid(0.0, 0, False)
+    assert store.places_on_grid(10, 0.7, np.array([0])) == PlacesOnGrid(0.0, 0, False)
 
 
 def test_with_common_classes_takes_the_larger_count(build_store):

@@ -1,8 +1,9 @@
 """Runs the command line in forked processes and ends each by a signal at a chosen moment.
 
 A program of its own, for the parent of a fork must have no threads: ``python driver.py JOBS.json RESULTS.json``. A job
-is a folder and a list of runs; a run has the arguments of the command line, and optionally the event at which it gets a
-signal, as a name and a number. Events happen as it works: batches, and the steps of every write to the disk.
+is a folder and a list of runs; a run has the arguments of the command line, and optionally the event at which it ends,
+as a name and a number, and how: by a signal, by an error, or because its time is over. Events happen as it works:
+batches, and the steps of every write to the disk.
 """
 
 import functools
@@ -11,33 +12,43 @@ import os
 import signal
 import sys
 import time
+import traceback
 import types
 import warnings
 from collections import Counter
 from pathlib import Path
 
 import torch
-from lightning.pytorch.loggers.csv_logs import ExperimentWriter
+from lightning.pytorch.callbacks import Timer
 
 from ss_lightning import files
 from ss_lightning.cli import commands
 from ss_lightning.module import SpikingClassifier
+from ss_lightning.runs.checkpoints import MetricsWriter
 
 
 class Events:
-    """Counts events, and sends this process a signal at one of them."""
+    """Counts events, and ends this process at one of them."""
 
-    def __init__(self, folder, stop_at, number):
+    def __init__(self, folder, stop_at, by):
         self.log = (folder / "events.txt").open("a")
         self.order = (folder / "order.txt").open("a")
-        self.stop_at, self.signal, self.counts = stop_at, number, Counter()
+        self.stop_at, self.by, self.counts = stop_at, by, Counter()
 
     def __call__(self, name):
         self.log.write(f"{name}\n")
         self.log.flush()
-        if [name, self.counts[name]] == self.stop_at:
-            os.kill(os.getpid(), self.signal)
         self.counts[name] += 1
+        if [name, self.counts[name] - 1] == self.stop_at:
+            self.end()
+
+    def end(self):
+        if self.by == "time":
+            Timer.time_elapsed = lambda timer, stage=None: 1e9
+        elif self.by == "error":
+            raise RuntimeError("this training is to end here")
+        else:
+            os.kill(os.getpid(), self.by)
 
     def watch(self, owner, name, *, before=True, after=False):
         original = getattr(owner, name)
@@ -59,7 +70,7 @@ class Events:
         files.os = types.SimpleNamespace(**vars(os))
         self.watch(files.os, "replace", after=True)
         self.watch(torch, "save")
-        step, write = SpikingClassifier.training_step, ExperimentWriter.save
+        step, write = SpikingClassifier.training_step, MetricsWriter.save
 
         def training_step(module, batch, index):
             self("training_step")
@@ -86,10 +97,10 @@ class Events:
 
         SpikingClassifier.training_step = training_step
         files.os.fsync = slow_sync
-        ExperimentWriter.save = slow_write
+        MetricsWriter.save = slow_write
 
 
-def run_forked(folder, arguments, stop_at=None, signal_number=signal.SIGKILL, limit=120):
+def run_forked(folder, arguments, stop_at=None, by=signal.SIGKILL, limit=120):
     """Exit code of a run; minus the signal where one ended it, "timeout" where it did not end."""
     sys.stdout.flush()
     child = os.fork()
@@ -99,10 +110,12 @@ def run_forked(folder, arguments, stop_at=None, signal_number=signal.SIGKILL, li
         signal.signal(signal.SIGINT, signal.default_int_handler)
         for stream, name in ((1, "stdout.txt"), (2, "stderr.txt")):
             os.dup2(os.open(name, os.O_CREAT | os.O_WRONLY | os.O_APPEND), stream)
-        Events(Path(folder), stop_at, signal_number).install()
+        Events(Path(folder), stop_at, by).install()
         code = 99
         try:
             code = commands.main(arguments)
+        except RuntimeError:
+            traceback.print_exc()
         finally:
             sys.stdout.flush()
             sys.stderr.flush()

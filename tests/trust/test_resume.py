@@ -56,7 +56,7 @@ def outcome(run):
         callbacks = content.pop("callbacks")
         best = next(state for key, state in callbacks.items() if key.startswith("BestCheckpoint"))
         seed = next(state for key, state in callbacks.items() if key.startswith("LastCheckpoint"))
-        found[name] = flat({**content, "score": best["best_model_score"], **seed})
+        found[name] = flat({**content, "score": best["best_model_score"], "seed": seed["seed"]})
     return found
 
 
@@ -102,16 +102,28 @@ MORE_OPTIONS = {
 # Of a training without a seed only what follows a checkpoint can be repeated; several best ones must go along.
 SEEDLESS = [*FIT, "--seed_everything=false", "--checkpoint.save_top_k=2", "--checkpoint.filename=best_{epoch}"]
 BEGUN = "--ckpt_path=../begun/runs/yinyang/version_0/checkpoints/last.ckpt"
+# How a training can end inside its second epoch: what is added to its arguments, and what happens at its third batch.
+ENDS = {
+    "max_time": (["--trainer.max_time=00:01:00:00"], "time"),
+    "max_steps": (["--trainer.max_steps=3"], None),
+    "SIGTERM": ([], signal.SIGTERM),
+    "SIGINT": ([], signal.SIGINT),
+    "exception": ([], "error"),
+    "kill": ([], signal.SIGKILL),
+}
+EXIT_CODES = {"max_time": 0, "max_steps": 0, "SIGTERM": 143, "SIGINT": 130, "exception": 99, "kill": -signal.SIGKILL}
+SETTINGS = [(precision, workers) for precision in ("32-true", "bf16-mixed", "64-true") for workers in (0, 2)]
+# Every end, every precision and both numbers of workers; the long tests take all combinations.
+MATRIX = [
+    (end, *setting) for n, end in enumerate(ENDS) for setting in (SETTINGS if LONG else [SETTINGS[(1, 2, 5)[n % 3]]])
+]
 STOPS = {"SIGTERM": (signal.SIGTERM, 143), "Ctrl-C": (signal.SIGINT, 130)}
 
 
 def killed(fit, *moments, by=signal.SIGKILL):
     """Runs of a job that is ended at one or several moments and then resumed."""
     again = [*fit, "--ckpt_path=last"]
-    runs = [
-        {"arguments": again if n else fit, "stop_at": list(moment), "signal_number": by}
-        for n, moment in enumerate(moments)
-    ]
+    runs = [{"arguments": again if n else fit, "stop_at": list(moment), "by": by} for n, moment in enumerate(moments)]
     return [*runs, {"arguments": again}]
 
 
@@ -141,6 +153,23 @@ def driven(tmp_path_factory):
     return folder, drive(folder, jobs)
 
 
+@pytest.fixture(scope="module")
+def ended(tmp_path_factory):
+    """Folder and exit codes of the trainings of the matrix."""
+    folder = tmp_path_factory.mktemp("ended")
+    jobs = {}
+    for end, precision, workers in MATRIX:
+        fit = [*FIT, f"--trainer.precision={precision}", f"--data.num_workers={workers}"]
+        jobs[f"alone {precision} {workers}"] = [{"arguments": fit}]
+        given, by = ENDS[end]
+        moment = {} if by is None else {"stop_at": ["training_step", 2], "by": by}
+        # One goes on with a limit of another kind, which Lightning treats as a training that has no epochs.
+        limit = ["--trainer.max_steps=1000"] if end == "max_steps" else []
+        runs = [{"arguments": [*fit, *given], **moment}, {"arguments": [*fit, *limit, "--ckpt_path=last"]}]
+        jobs[f"{end} {precision} {workers}"] = runs
+    return folder, drive(folder, jobs)
+
+
 def every_moment(folder):
     drive(folder, {"counted": [{"arguments": FIT}]})
     names = (folder / "counted" / "events.txt").read_text().splitlines()
@@ -159,6 +188,20 @@ def test_killed_at_any_moment(driven):
             check_resumed(folder / name, found, folder / alone)
     print(f"{kills} kills survived")
     assert kills >= 6
+
+
+@pytest.mark.parametrize(("end", "precision", "workers"), MATRIX)
+def test_ended_in_every_way(ended, end, precision, workers):
+    folder, codes = ended
+    name = f"{end} {precision} {workers}"
+    assert codes[name] == [EXIT_CODES[end], 0]
+    check_resumed(folder / name, codes[name], folder / f"alone {precision} {workers}")
+    stopped = list((folder / name).rglob("stopped.ckpt"))
+    assert len(stopped) == (end in ("max_time", "max_steps"))
+    said = "the training stopped inside epoch 2, after 1 of 2 batches" in (folder / name / "stdout.txt").read_text()
+    assert said == bool(stopped)
+    for checkpoint in stopped:
+        assert torch.load(checkpoint, weights_only=True)["global_step"] == 3
 
 
 def test_killed_before_there_is_anything(driven):
@@ -188,6 +231,8 @@ def test_stopped_by_a_signal(driven, by):
             assert codes[name][0] == STOPS[by][1], error
             assert f"stopped by {by}. To go on from the last epoch that was finished: the same command with" in error
             assert "Traceback" not in error
+            stopped = json.loads((newest(folder / name).with_name("version_0") / "summary.json").read_text())
+            assert stopped["state"] == "interrupted"
             check_resumed(folder / name, codes[name], folder / "alone")
 
 

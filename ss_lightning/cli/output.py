@@ -1,0 +1,73 @@
+"""Output that never ends a training: its reader may leave, its disk may be full, it may be closed from the start."""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any, TextIO
+
+
+class LastingOutput(io.TextIOWrapper):
+    """A text stream that goes on into nothing once its descriptor cannot be written any more.
+
+    Attributes:
+        error: why it could not; None as long as it can.
+    """
+
+    def __init__(self, stream: io.TextIOWrapper, lost: Callable[[OSError], None]) -> None:
+        super().__init__(
+            stream.buffer, stream.encoding, stream.errors, line_buffering=stream.line_buffering, write_through=True
+        )
+        self.error: OSError | None = None
+        self._stream = stream  # closes the buffer when it goes
+        self._lost = lost
+
+    def write(self, text: str) -> int:
+        """Write, or lose the text."""
+        return self._lasting(super().write, text) or 0
+
+    def flush(self) -> None:
+        """Flush, or lose what is left."""
+        self._lasting(super().flush)
+
+    def _lasting(self, action: Callable[..., Any], *arguments: Any) -> Any:
+        try:
+            return action(*arguments)
+        except OSError as error:
+            first, self.error = self.error is None, error
+            # The descriptor itself, so that what is buffered, worker processes and other libraries go on as well.
+            with open(os.devnull, "wb") as nothing:
+                os.dup2(nothing.fileno(), self.fileno())
+            with suppress(OSError):
+                super().flush()
+            if first:
+                self._lost(error)
+            return None
+
+
+def make_output_last() -> None:
+    """Put streams that never raise in the place of the standard ones; streams that others have set stay theirs."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:  # the command was started with it closed
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 - as long as the process lives
+        elif stream is getattr(sys, f"__{name}__") and isinstance(stream, io.TextIOWrapper):
+            setattr(sys, name, LastingOutput(stream, _say_it_on_stderr if name == "stdout" else _say_nothing))
+
+
+def output_is_incomplete(stream: TextIO) -> bool:
+    """Whether something that was meant to be read is lost; a reader that has left has seen what it wanted."""
+    error = stream.error if isinstance(stream, LastingOutput) else None
+    return error is not None and error.errno != errno.EPIPE
+
+
+def _say_it_on_stderr(error: OSError) -> None:
+    print(f"note  the output cannot be written any more ({error.strerror}); the command goes on", file=sys.stderr)
+
+
+def _say_nothing(error: OSError) -> None:
+    pass
