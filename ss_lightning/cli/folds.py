@@ -185,7 +185,9 @@ def run_fold(plan: Plan, fold: Fold, seed: int) -> None:
         folder.mkdir(parents=True)
     left_out = json.dumps(list(fold))
     run_command([*plan.arguments, f"--data.test_speakers={left_out}", f"--seed_everything={seed}"], training)
-    run_command(["test", "--ckpt_path", str(training / "checkpoints" / "last.ckpt"), "--verbose=false"], test)
+    # The config beside the checkpoint is the one that was written just now.
+    evaluation = ["test", "--ckpt_path", str(training / "checkpoints" / "last.ckpt"), "--verbose=false"]
+    run_command(evaluation, test, typed=plan.arguments)
 
 
 def read_fold(folder: Path, fold: Fold, seed: int) -> dict[str, Any] | None:

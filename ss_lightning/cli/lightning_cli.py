@@ -25,6 +25,7 @@ from torch.optim import Optimizer
 
 from ss_lightning.cli.advice import idle_keys, rising_rate
 from ss_lightning.cli.config_check import check_config
+from ss_lightning.cli.imports import Trust, denied_import
 from ss_lightning.cli.weights_and_biases import finish_wandb, start_wandb
 from ss_lightning.data import EventDataModule
 from ss_lightning.errors import DataError, UsageError
@@ -103,16 +104,25 @@ class SpikingCLI(LightningCLI):
         run_folder: an empty folder for the run; if not given, the next free one of the config is made. Who gives one
             also says how the training went, so no summary is printed.
         callbacks: callbacks to add to those of the config.
+        typed: those of ``args`` that the user typed and so trusts; all of them if not given.
     """
 
-    def __init__(self, args: list[str], run_folder: Path | None = None, callbacks: Sequence[Callback] = ()) -> None:
+    def __init__(
+        self,
+        args: list[str],
+        run_folder: Path | None = None,
+        callbacks: Sequence[Callback] = (),
+        typed: Sequence[str] | None = None,
+    ) -> None:
         self.arguments = args
+        self.trust = Trust(args if typed is None else typed)
         self.asked_for = next((word for word in args if word in self.subcommands()), "")
         self.given_run_folder = run_folder
         self.run_folder: Path | None = None
         self.extra_callbacks = callbacks
         try:
-            self._run(args)
+            with self.trust.guard():
+                self._run(args)
         except (ValueError, ArithmeticError, MemoryError, MisconfigurationException):
             self._leave_no_empty_run()
             raise
@@ -173,9 +183,18 @@ class SpikingCLI(LightningCLI):
         arguments = _with_config_beside(arguments)
         for path in _configs(arguments):
             check_config(path)
+            self.trust.check_names(path)
+        with self.trust.guard():
+            self._parse(parser, arguments)
+        self.trust.check(self.config)
+
+    def _parse(self, parser: LightningArgumentParser, arguments: list[str]) -> None:
         try:
             self.config = parser.parse_args(arguments)
         except ArgumentError as error:
+            found = innermost_error(error)
+            if type(found) is UsageError or (denied := denied_import(error)) is not None:
+                raise UsageError(str(found) if type(found) is UsageError else denied) from error
             subparser = self._subcommand_parsers.get(arguments[0], parser)
             settings = [setting for path in _configs(arguments) for setting in written_settings(read_yaml(str(path)))]
             settings += typed_settings(arguments)
@@ -196,6 +215,8 @@ class SpikingCLI(LightningCLI):
         """Find the checkpoint and reserve the run folder: both can fail, and should before data is prepared."""
         config = self.config[self.subcommand]
         _check_trainer(config.trainer)
+        if config.get("weights_only") is False:
+            raise UsageError("weights_only is false, which would run any code in a checkpoint. Leave it out")
         self.root = Path(config.trainer.default_root_dir or DEFAULT_ROOT)
         self.run_name = config_name(first_config(config), self.root)
         config.ckpt_path = self._checkpoint(config.get("ckpt_path"))
@@ -474,10 +495,15 @@ def _with_config_beside(arguments: list[str]) -> list[str]:
     return arguments
 
 
-def run_command(arguments: list[str], run_folder: Path | None = None, callbacks: Sequence[Callback] = ()) -> SpikingCLI:
+def run_command(
+    arguments: list[str],
+    run_folder: Path | None = None,
+    callbacks: Sequence[Callback] = (),
+    typed: Sequence[str] | None = None,
+) -> SpikingCLI:
     """Do what a command line says, see :class:`SpikingCLI`, and close the W&B run that it may have opened."""
     try:
-        return SpikingCLI(arguments, run_folder, callbacks)
+        return SpikingCLI(arguments, run_folder, callbacks, typed)
     finally:
         finish_wandb(failed=sys.exc_info()[0] is not None)
 

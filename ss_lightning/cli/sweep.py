@@ -192,7 +192,7 @@ def check_sweep(sweep: Sweep, extra: Sequence[str]) -> Any:
         if name in sweep.space:
             raise UsageError(f"{word}: the sweep file {sweep.path} varies {name} already")
     base = [*sweep.command, *_QUIET_OPTIONS, *extra]
-    checker = CommandLineCheck(base)
+    checker = CommandLineCheck(base, typed=extra)  # the file may be of someone else
     config = checker.config["fit"]
     ends = {name: _named_values(distribution) for name, distribution in sweep.space.items()}
     first = {name: values[0] for name, values in ends.items()}
@@ -323,7 +323,7 @@ def run_trial(
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     try:
-        run_command([*sweep.command, *_QUIET_OPTIONS, *extra, *words], folder, [progress])
+        run_command([*sweep.command, *_QUIET_OPTIONS, *extra, *words], folder, [progress], extra)
     except (UnknownMetricError, SeveralDevicesError):
         raise
     except (UsageError, RuntimeError) as error:  # a network that cannot be built, or does not fit into memory
