@@ -192,9 +192,10 @@ class SpikingCLI(LightningCLI):
         try:
             self.config = parser.parse_args(arguments)
         except ArgumentError as error:
-            found = innermost_error(error)
-            if type(found) is UsageError or (denied := denied_import(error)) is not None:
-                raise UsageError(str(found) if type(found) is UsageError else denied) from error
+            cause = innermost_error(error)
+            denied = str(cause) if type(cause) is UsageError else denied_import(error)
+            if denied is not None:
+                raise UsageError(denied) from error
             subparser = self._subcommand_parsers.get(arguments[0], parser)
             settings = [setting for path in _configs(arguments) for setting in written_settings(read_yaml(str(path)))]
             settings += typed_settings(arguments)

@@ -1,0 +1,271 @@
+"""Whatever way the name of a class or function comes in, nothing foreign is imported or called.
+
+The inputs are generated: every name, at every place of a config where a class or a function can stand, by every way in.
+"""
+
+import json
+import os
+import sys
+from itertools import product
+from pathlib import Path
+
+import pytest
+import yaml
+
+from ss_lightning.cli.commands import main
+from ss_lightning.cli.imports import MODULES_VARIABLE
+
+ROOT = Path(__file__).parents[2]
+LONG = bool(os.environ.get("SS_LIGHTNING_LONG_TESTS"))
+BASE = yaml.safe_load((ROOT / "configs" / "yinyang.yaml").read_text(encoding="utf-8"))
+BASE["data"]["init_args"] |= {"num_train": 20, "num_val": 10, "num_test": 10, "num_steps": 10}
+BASE["model"]["init_args"]["hidden"] = [4]
+BASE["trainer"]["max_epochs"] = 1
+CANARY = """\
+from pathlib import Path
+Path("imported").touch()
+from lightning.pytorch.callbacks import Callback
+class Cb(Callback):
+    def __init__(self, *_, **__): Path("called").touch()
+    def __call__(self, *_, **__): Path("called").touch()
+    @classmethod
+    def make(cls, *_, **__) -> Callback: Path("called").touch()
+def fn(*_, **__) -> Callback: Path("called").touch()
+instance = Cb.__new__(Cb)
+"""
+EVENTS = ("os.system", "os.exec", "os.posix_spawn", "subprocess.Popen")
+
+# What should not be imported or called: not of the allowed packages, or of them and able to run code.
+NAMES = [
+    *("foreign.Cb", "foreign.fn", "foreign.instance", "foreign.Cb.make", "foreign.fn.__call__", "foreign_folder.inner.Cb"),
+    *("os.system", "posix.system", "subprocess.run", "subprocess.Popen", "builtins.eval", "builtins.exec"),
+    *("builtins.__import__", "importlib.import_module", "runpy.run_path", "pickle.load", "functools.partial"),
+    *("jsonargparse.set_parsing_settings", "jsonargparse.CLI", "tonic.datasets.SHD", "pandas.eval"),
+    *("torch.os.system", "torch.os.system.__call__", "torch.hub.load", "torch.load", "torch.compile"),
+    *("torch.utils.cpp_extension.load", "torch.utils.benchmark.Timer", "torch.utils.collect_env.run"),
+    *("torch.ops.load_library", "torch.multiprocessing.spawn", "torch.package.PackageImporter", "torch.jit.load"),
+    *("torch.nn.modules.module.functools.partial", "torch.nn.functional.importlib.import_module"),
+    *("torch.optim.optimizer.functools.wraps", "torch.fx.GraphModule", "torch.nn.Module.__init_subclass__"),
+    *("lightning.pytorch.cli.os.system", "lightning.pytorch.cli.instantiate_class", "lightning.pytorch.cli.LightningCLI"),
+    *("lightning.pytorch.cli.instantiate_module.__call__", "lightning.pytorch.LightningModule.load_from_checkpoint"),
+    *("lightning.fabric.utilities.cloud_io._load", "lightning.pytorch.trainer.connectors.callback_connector.os.system"),
+    *("ss_lightning.MLPClassifier.load_from_checkpoint", "ss_lightning.cli.commands.main", "ss_lightning.files.save_text"),
+    *("ss_lightning.cli.commands.import_module", "ss_lightning.cli.lightning_cli.SpikingCLI", "ss_lightning.parsing.sys"),
+    *("snntorch.functional.np.load", "torchmetrics.functional.torch.load", "ss_lightning.export.loading.import_module"),
+]  # fmt: skip
+
+
+def spec(name):
+    return {"class_path": name}
+
+
+def argument(owner, key):
+    return lambda name: {"class_path": owner, "init_args": {key: name}}
+
+
+LINES = "ss_lightning.runs.progress.EpochLines"
+CALLBACKS, SCHEDULERS = "lightning.pytorch.callbacks", "torch.optim.lr_scheduler"
+# Key, and what stands there for a name.
+PLACES = [
+    ("trainer.callbacks", lambda name: [spec(name)]),
+    ("trainer.callbacks", spec),
+    ("trainer.callbacks", lambda name: name),
+    ("trainer.callbacks", lambda name: [spec(f"{CALLBACKS}.RichModelSummary"), {**spec(name), "dict_kwargs": {"a": 1}}]),
+    ("trainer.callbacks", lambda name: [argument(LINES, "write")(name)]),
+    ("trainer.callbacks", lambda name: [argument(LINES, "write")(spec(name))]),
+    ("trainer.callbacks", lambda name: [argument(LINES, "write")({**spec(name), "init_args": {"a": "b"}})]),
+    ("trainer.callbacks", lambda name: [argument(f"{CALLBACKS}.LambdaCallback", "on_fit_start")(name)]),
+    ("trainer.callbacks", lambda name: [argument(f"{CALLBACKS}.LambdaCallback", "setup")(spec(name))]),
+    ("trainer.callbacks", lambda name: [argument(f"{CALLBACKS}.ModelPruning", "pruning_fn")(name)]),
+    ("trainer.callbacks", lambda name: [argument(f"{CALLBACKS}.WeightAveraging", "avg_fn")(name)]),
+    ("trainer.logger", spec),
+    ("trainer.logger", lambda name: [spec(name), spec("lightning.pytorch.loggers.CSVLogger")]),
+    ("trainer.logger", lambda name: argument("lightning.pytorch.loggers.WandbLogger", "experiment")(spec(name))),
+    ("trainer.strategy", spec),
+    ("trainer.strategy", lambda name: argument("lightning.pytorch.strategies.DDPStrategy", "ddp_comm_hook")(name)),
+    ("trainer.accelerator", spec),
+    ("trainer.profiler", spec),
+    ("trainer.plugins", lambda name: [spec(name)]),
+    ("model", spec),
+    ("model", lambda name: {**spec("ss_lightning.MLPClassifier"), "dict_kwargs": {"hook": spec(name)}}),
+    ("data", spec),
+    ("optimizer", spec),
+    ("optimizer", lambda name: argument("torch.optim.Adam", "lr")(spec(name))),
+    ("lr_scheduler", spec),
+    ("lr_scheduler", lambda name: argument(f"{SCHEDULERS}.LambdaLR", "lr_lambda")(name)),
+    ("lr_scheduler", lambda name: argument(f"{SCHEDULERS}.MultiplicativeLR", "lr_lambda")(spec(name))),
+    ("lr_scheduler", lambda name: argument(f"{SCHEDULERS}.CyclicLR", "scale_fn")(name)),
+]  # fmt: skip
+
+
+def changed(key, value):
+    """The base config with another value of a key."""
+    config = json.loads(json.dumps(BASE))
+    *above, last = key.split(".")
+    part = config
+    for name in above:
+        part = part[name]
+    part[last] = value
+    return config
+
+
+def write(path, content):
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    Path(path).write_text(content if isinstance(content, str) else yaml.safe_dump(content), encoding="utf-8")
+    return str(path)
+
+
+def fit(key, value, *more):
+    return ["fit", "--config", write("theirs.yaml", changed(key, value)), *more]
+
+
+def in_a_file(key, value, monkeypatch):
+    return fit(key, value)
+
+
+def as_json_in_a_string(key, value, monkeypatch):
+    return fit(key, json.dumps(value))
+
+
+def as_yaml_in_a_string(key, value, monkeypatch):
+    return fit(key, yaml.safe_dump(value))
+
+
+def a_string_in_a_string(key, value, monkeypatch):
+    return fit(key, json.dumps(json.dumps(value)))
+
+
+def in_a_second_file(key, value, monkeypatch):
+    return fit(key, write("part.yaml", value))
+
+
+def in_a_second_file_below(key, value, monkeypatch):
+    return fit("trainer", write("trainer.yaml", changed(key, value)["trainer"])) if "." in key else fit(key, value)
+
+
+def by_a_key_config(key, value, monkeypatch):
+    return ["fit", "--config", write("theirs.yaml", {"config": write("part.yaml", changed(key, value))})]
+
+
+def by_alias(key, value, monkeypatch):
+    text = yaml.safe_dump({key: "ALIAS"} if "." not in key else {"trainer": {key.partition(".")[2]: "ALIAS"}})
+    anchor = "config: &it " + json.dumps(json.dumps(value)) + "\n"
+    write("anchors.yaml", anchor)
+    rest = {name: part for name, part in BASE.items() if name != key.partition(".")[0]}
+    return ["fit", "--config", write("theirs.yaml", text.replace("ALIAS", f"&it {json.dumps(value)}")), "--config",
+            write("rest.yaml", rest)]  # fmt: skip
+
+
+def config_as_a_string(key, value, monkeypatch):
+    return ["fit", "--config", json.dumps(changed(key, value))]
+
+
+def beside_a_checkpoint(key, value, monkeypatch):
+    write("theirs/config.yaml", changed(key, value))
+    return ["test", "--ckpt_path", write("theirs/checkpoints/best.ckpt", "not read")]
+
+
+def in_the_command_of_a_sweep(key, value, monkeypatch):
+    return sweep([f"--{key}={json.dumps(value)}"], {"optimizer.init_args.lr": {"values": [0.01]}})
+
+
+def in_two_words_of_a_sweep(key, value, monkeypatch):
+    return sweep([f"--{key}", json.dumps(value)], {"optimizer.init_args.lr": {"values": [0.01]}})
+
+
+def in_the_values_of_a_sweep(key, value, monkeypatch):
+    return sweep([], {key: {"values": [value]}})
+
+
+def in_the_fixed_value_of_a_sweep(key, value, monkeypatch):
+    return sweep([], {key: {"value": value}})
+
+
+def sweep(words, parameters):
+    command = ["${env}", "python", "-m", "ss_lightning", "fit", "--config", write("base.yaml", BASE), *words, "${args}"]
+    metric = {"name": "val/accuracy", "goal": "maximize"}
+    write("sweep.yaml", {"method": "grid", "metric": metric, "parameters": parameters, "command": command})
+    return ["sweep", "sweep.yaml", "--trials", "1"]
+
+
+def from_the_environment(key, value, monkeypatch):
+    monkeypatch.setenv("JSONARGPARSE_DEFAULT_ENV", "true")
+    monkeypatch.setenv(f"PL_FIT__{key.upper().replace('.', '__')}", json.dumps(value))
+    return ["fit", "--config", write("base.yaml", BASE)]
+
+
+def from_the_environment_as_a_file(key, value, monkeypatch):
+    monkeypatch.setenv("JSONARGPARSE_DEFAULT_ENV", "true")
+    monkeypatch.setenv("PL_FIT__CONFIG", write("theirs.yaml", changed(key, value)))
+    return ["fit"]
+
+
+def in_a_file_after_a_name_that_was_typed(key, value, monkeypatch):
+    return fit(key, value, "--trainer.callbacks+=foreign_typed.Mine")
+
+
+WAYS = [
+    in_a_file, as_json_in_a_string, as_yaml_in_a_string, a_string_in_a_string, in_a_second_file, in_a_second_file_below,
+    by_a_key_config, by_alias, config_as_a_string, beside_a_checkpoint, in_the_command_of_a_sweep,
+    in_two_words_of_a_sweep, in_the_values_of_a_sweep, in_the_fixed_value_of_a_sweep, from_the_environment,
+    from_the_environment_as_a_file, in_a_file_after_a_name_that_was_typed,
+]  # fmt: skip
+started = []
+sys.addaudithook(lambda event, _: started.append(event) if event in EVENTS else None)
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    """A folder with modules that leave a trace when they are imported or called."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv(MODULES_VARIABLE, raising=False)
+    write("foreign.py", CANARY)
+    write("foreign_folder/inner.py", CANARY)
+    write("foreign_typed.py", "from lightning.pytorch.callbacks import Callback\nclass Mine(Callback): pass\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    yield tmp_path
+    forget()
+
+
+def forget():
+    for name in [name for name in sys.modules if name.partition(".")[0].startswith("foreign")]:
+        del sys.modules[name]
+
+
+class Reached(Exception):
+    """A training would have begun."""
+
+
+def run(way, place, name, monkeypatch):
+    """What became of an input: nothing, or what went wrong."""
+    key, make = place
+    for trace in ("imported", "called"):
+        Path(trace).unlink(missing_ok=True)
+    started.clear()
+    with monkeypatch.context() as patch:
+        arguments = way(key, make(name), patch)
+        try:
+            code = main(arguments)
+        except Exception as error:  # a traceback, which is a fault of another kind, but one
+            return f"{type(error).__name__}: {error}"[:300]
+    forget()
+    traces = [trace for trace in ("imported", "called") if Path(trace).exists()] + started
+    return f"{traces} exit code {code}" if traces or code not in (1, 2) else ""
+
+
+CASES = list(product(WAYS, PLACES, NAMES))
+# One of everything at least: the step is no divisor of the numbers of ways, places and names.
+SHORT = CASES[:: 97]
+
+
+@pytest.mark.slow
+def test_nothing_foreign_runs(monkeypatch, capsys):
+    cases = CASES if LONG else SHORT
+    faults = []
+    for way, place, name in cases:
+        if fault := run(way, place, name, monkeypatch):
+            faults.append(f"{way.__name__} {place[0]} {place[1]('NAME')} {name}: {fault}")
+    inputs = {(way.__name__, place[0], json.dumps(place[1](name))) for way, place, name in cases}
+    with capsys.disabled():
+        print(f"\n{len(inputs):,} distinct inputs")
+    assert not faults, f"{len(faults)} of {len(cases)}:\n" + "\n".join(faults[:40])
