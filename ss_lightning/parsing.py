@@ -9,12 +9,12 @@ from __future__ import annotations
 import argparse
 import difflib
 import inspect
+import os
 import re
 import sys
 import typing
 from argparse import ArgumentError
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal, NamedTuple, get_args, get_origin
 
@@ -95,7 +95,7 @@ def explain_parser_error(
     classes = {key: Owner("", cls) for key, cls in (owners or {}).items()} | named
     known = {key for key in known_keys if not key.endswith(".help")}
     for key, value in settings:
-        if key == "config" and isinstance(value, str) and not Path(value).is_file():
+        if key == "config" and isinstance(value, str) and value[:1] not in "{" and not os.path.isfile(value):
             return f"--config: there is no file {value}"
     for find in (_unknown_key, _wrong_value):
         for key, value in settings:

@@ -116,7 +116,7 @@ class Trust:
             return  # the parser will say what is wrong
         for node in _scalars(root):
             for name in import_paths(node.value):
-                known = name in self.names or _within(name, (*_PACKAGES, *self.modules)) or Path(name).exists()
+                known = name in self.names or _within(name, (*_PACKAGES, *self.modules)) or os.path.exists(name)
                 if not known and _is_installed(name.partition(".")[0]):
                     raise UsageError(f"{path}, line {node.start_mark.line + 1}: {refusal(name)}")
 
@@ -249,7 +249,7 @@ def _typed_names(arguments: Sequence[str]) -> Iterator[str]:
             option, equals, value = word.partition("=")
         else:
             equals, value = "=", word
-        if not equals or option in _FILE_OPTIONS or Path(value[:255]).exists():
+        if not equals or option in _FILE_OPTIONS or os.path.exists(value):
             continue
         try:
             content = yaml.safe_load(value)

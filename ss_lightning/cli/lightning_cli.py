@@ -233,7 +233,7 @@ class SpikingCLI(LightningCLI):
             os.environ[_CHECKPOINT_VARIABLE] = path
             if is_first_process():
                 print(f"checkpoint  {display_path(path)}")
-        if path is not None and not Path(path).is_file():
+        if path is not None and not os.path.isfile(path):
             raise UsageError(f"--ckpt_path: there is no file {path}")
         return path
 
@@ -476,7 +476,7 @@ def _configs(arguments: Sequence[str]) -> list[Path]:
     """The files that ``--config`` names."""
     paths = [value for option, value in pairwise(arguments) if option in ("--config", "-c")]
     paths += [argument.partition("=")[2] for argument in arguments if argument.startswith(("--config=", "-c="))]
-    return [Path(path) for path in paths if Path(path).is_file()]
+    return [Path(path) for path in paths if os.path.isfile(path)]  # it may be a whole config, too long for a name
 
 
 def _with_config_beside(arguments: list[str]) -> list[str]:
@@ -488,7 +488,7 @@ def _with_config_beside(arguments: list[str]) -> list[str]:
         name, equals, value = argument.partition("=")
         if name == "--ckpt_path":
             path = value if equals else "".join(arguments[index + 1 : index + 2])
-            if path and path not in ("best", "last") and not Path(path).is_file():
+            if path and path not in ("best", "last") and not os.path.isfile(path):
                 raise UsageError(f"--ckpt_path: there is no file {path}")
             config = config_beside(Path(path)) if path else None
             if config is not None:

@@ -211,7 +211,10 @@ WAYS = [
     from_the_environment_as_a_file, in_a_file_after_a_name_that_was_typed,
 ]  # fmt: skip
 started = []
-sys.addaudithook(lambda event, _: started.append(event) if event in EVENTS else None)
+HARMLESS = ("git", "uname", "lscpu")  # what a run writes down of its code and its machine
+sys.addaudithook(
+    lambda event, about: started.append(event) if event in EVENTS and str(about[0]) not in HARMLESS else None
+)
 
 
 @pytest.fixture(autouse=True)
@@ -254,18 +257,116 @@ def run(way, place, name, monkeypatch):
 
 
 CASES = list(product(WAYS, PLACES, NAMES))
-# One of everything at least: the step is no divisor of the numbers of ways, places and names.
-SHORT = CASES[:: 97]
+# Every way, place and name comes in: the steps are no divisors of their numbers.
+CASES = CASES[:: 11 if LONG else 281]
 
 
 @pytest.mark.slow
 def test_nothing_foreign_runs(monkeypatch, capsys):
-    cases = CASES if LONG else SHORT
     faults = []
-    for way, place, name in cases:
+    for way, place, name in CASES:
         if fault := run(way, place, name, monkeypatch):
             faults.append(f"{way.__name__} {place[0]} {place[1]('NAME')} {name}: {fault}")
-    inputs = {(way.__name__, place[0], json.dumps(place[1](name))) for way, place, name in cases}
+    inputs = {(way.__name__, place[0], json.dumps(place[1](name))) for way, place, name in CASES}
     with capsys.disabled():
         print(f"\n{len(inputs):,} distinct inputs")
-    assert not faults, f"{len(faults)} of {len(cases)}:\n" + "\n".join(faults[:40])
+    assert not faults, f"{len(faults)} of {len(CASES)}:\n" + "\n".join(faults[:40])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("way", WAYS)
+def test_what_is_trusted_comes_in_by_every_way(way, monkeypatch):
+    """The control: with the module on the list, each of the ways leads to the import and the call."""
+    monkeypatch.setenv(MODULES_VARIABLE, "foreign, foreign_typed")
+    fault = run(way, PLACES[0], "foreign.Cb", monkeypatch)
+    assert fault == "['imported', 'called'] exit code 0" or way in (beside_a_checkpoint,) and "'called'" in fault
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--trainer.callbacks=[{class_path: foreign.Cb}]"], ["imported", "called"]),
+        (["--trainer.callbacks=foreign.Cb"], ["imported", "called"]),
+        (["--trainer.callbacks", "foreign.Cb"], ["imported", "called"]),
+        (["--trainer.callbacks", "part.yaml"], []),
+    ],
+)
+def test_what_is_typed_is_taken_as_it_is(arguments, expected):
+    """The names on a command line are trusted; what stands in the files that it names is not."""
+    write("part.yaml", [spec("foreign.Cb")])
+    main(["fit", "--config", write("base.yaml", BASE), "--pictures.every_n_epochs=0", *arguments])
+    assert [trace for trace in ("imported", "called") if Path(trace).exists()] == expected
+
+
+def test_one_name_that_was_typed_opens_no_other(capsys):
+    config = changed("trainer.callbacks", [argument(LINES, "write")("foreign.fn")])
+    assert main(["fit", "--config", write("theirs.yaml", config), "--trainer.callbacks+=foreign.Cb"]) == 2
+    assert not Path("called").exists()
+    assert "foreign.fn is not of a module that a config may name" in capsys.readouterr().err
+
+
+def test_a_name_in_a_string_is_refused_before_the_import(capsys):
+    assert main(as_json_in_a_string("trainer.callbacks", [spec("foreign.Cb")], None)) == 2
+    assert f"If you trust it: {MODULES_VARIABLE}=foreign" in capsys.readouterr().err
+    assert not Path("imported").exists()
+    assert not Path("runs").exists()
+
+
+def test_a_function_is_judged_by_its_own_module(capsys):
+    callbacks = [argument(LINES, "write")("ss_lightning.files.save_text")]
+    assert main(in_a_file("trainer.callbacks", callbacks, None)) == 2
+    error = capsys.readouterr().err
+    assert "trainer.callbacks.init_args.write: ss_lightning.files.save_text is nothing that a config may name" in error
+
+
+@pytest.mark.parametrize("key", ["optimizer", "lr_scheduler"])
+def test_explaining_a_mistake_imports_nothing(key, capsys):
+    config = changed(key, {"class_path": "foreign.Cb", "init_args": {"nonsense": 1}})
+    config["trainer"]["nonsense"] = "foreign.fn"
+    assert main(["fit", "--config", json.dumps(config)]) == 2
+    assert not Path("imported").exists()
+
+
+def test_the_parsers_of_others_are_as_before():
+    from jsonargparse import ArgumentParser, get_loader
+
+    before = get_loader("yaml")
+    main(in_a_file("trainer.callbacks", [spec("foreign.Cb")], None))
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--callback", type=object)
+    parser.add_subclass_arguments(__import__("lightning").pytorch.Callback, "own")
+    assert parser.parse_args(["--own=foreign.Cb"]).own.class_path == "foreign.Cb"
+    assert get_loader("yaml") is before
+
+
+@pytest.mark.parametrize("words", ["for-eign", "1", "a b.c-d", "jsonargparse", "*"])
+def test_the_variable_holds_names_of_modules(words, monkeypatch, capsys):
+    monkeypatch.setenv(MODULES_VARIABLE, words)
+    assert main(["fit", "--config", write("base.yaml", BASE)]) == 2
+    assert f"{MODULES_VARIABLE} holds" in capsys.readouterr().err
+
+
+def test_no_config_turns_the_protection_of_checkpoints_off(capsys):
+    config = BASE | {"weights_only": False}
+    config["trainer"] = {**BASE["trainer"], "plugins": [spec("lightning.pytorch.plugins.TorchCheckpointIO")]}
+    assert main(["fit", "--config", write("theirs.yaml", config)]) == 2
+    assert "weights_only is false" in capsys.readouterr().err
+
+
+ALIASES = "a: &a0 [x,x,x,x,x,x,x,x,x,x]\n" + "".join(
+    f"a{n}: &a{n} [{','.join([f'*a{n - 1}'] * 10)}]\n" for n in range(1, 9)
+)
+
+
+@pytest.mark.parametrize("way", ["file", "value", "key", "string", "text"])
+def test_a_config_that_expands_without_end_is_not_read(way, capsys):
+    bomb = write("bomb.yaml", ALIASES)
+    arguments = {
+        "file": lambda: ["--config", bomb],
+        "value": lambda: ["--config", write("theirs.yaml", changed("trainer.callbacks", bomb))],
+        "key": lambda: ["--config", write("theirs.yaml", {"config": bomb})],
+        "string": lambda: ["--config", write("theirs.yaml", changed("trainer.callbacks", ALIASES))],
+        "text": lambda: ["--config", ALIASES],
+    }[way]()
+    assert main(["fit", *arguments]) == 2
+    assert "its aliases stand for 1,111,111,1" in capsys.readouterr().err
