@@ -26,7 +26,7 @@ from jsonargparse import ArgumentParser
 
 from ss_lightning.cli.lightning_cli import CommandLineCheck, first_config, run_command
 from ss_lightning.data import SHDData, held_out_speakers
-from ss_lightning.errors import UsageError
+from ss_lightning.errors import DataError, UsageError
 from ss_lightning.files import display_path, save_text, write_whole
 from ss_lightning.parsing import WordsParser
 from ss_lightning.renamed import with_new_names
@@ -208,11 +208,18 @@ def read_fold(folder: Path, fold: Fold, seed: int) -> dict[str, Any] | None:
     metrics = found.tests.get("last")
     if found.summary.get("state") != "finished" or metrics is None:
         return None
+    facts = found.summary.get("facts", {})
+    missing = [name for name in _METRICS if f"test/{name}" not in metrics]
+    missing += [name for name, content in (("parameters", facts), ("seconds", found.summary)) if name not in content]
+    if missing:
+        raise DataError(
+            f"{training} or its test has no {missing[0]} in its summary.json. Delete the folder to run it again"
+        )
     return {
         "speakers": _list(fold),
         "seed": seed,
         **{name: metrics[f"test/{name}"] for name in _METRICS},
-        "parameters": found.summary["facts"]["parameters"],
+        "parameters": facts["parameters"],
         "seconds": found.summary["seconds"],
     }
 

@@ -40,7 +40,7 @@ from torch.nn import Module
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from ss_lightning.cli.config_check import check_text
+from ss_lightning.runs.config_check import check_text
 from ss_lightning.errors import UsageError
 
 MODULES_VARIABLE = "SS_LIGHTNING_MODULES"

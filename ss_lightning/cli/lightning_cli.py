@@ -24,7 +24,7 @@ from rich.console import Console
 from torch.optim import Optimizer
 
 from ss_lightning.cli.advice import idle_keys, rising_rate
-from ss_lightning.cli.config_check import check_config
+from ss_lightning.runs.config_check import check_config
 from ss_lightning.cli.imports import Trust, denied_import
 from ss_lightning.cli.weights_and_biases import finish_wandb, start_wandb
 from ss_lightning.data import EventDataModule
