@@ -40,8 +40,8 @@ from torch.nn import Module
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from ss_lightning.runs.config_check import check_text
 from ss_lightning.errors import UsageError
+from ss_lightning.runs.config_check import check_text
 
 MODULES_VARIABLE = "SS_LIGHTNING_MODULES"
 
@@ -135,7 +135,7 @@ class Trust:
             content = vars(value) if isinstance(value, Namespace) else value
             path = content.get("class_path")
             named = self._imported(path) if isinstance(path, str) else None
-            if isinstance(path, str) and not (named is None and isinstance(value, Mapping) or self._may_call(named)):
+            if isinstance(path, str) and not ((named is None and isinstance(value, Mapping)) or self._may_call(named)):
                 raise UsageError(f"{key}: {refusal(path, named)}")
             inner = _defaults(named) if isinstance(named, type) else {}
             for name, part in content.items():
@@ -144,8 +144,9 @@ class Trust:
         elif isinstance(value, list | tuple | set | frozenset):
             for part in value:
                 self._check(part, key, {})
-        elif callable(value) and not _is_plain(value) and value is not defaults.get(key.rpartition(".")[2]):
-            if not self._may_call(value):
+        elif callable(value) and not _is_plain(value):
+            chosen_by_its_author = value is defaults.get(key.rpartition(".")[2])
+            if not chosen_by_its_author and not self._may_call(value):
                 raise UsageError(f"{key}: {refusal(_own_path(value), value)}")
 
     def _imported(self, path: str) -> Any:

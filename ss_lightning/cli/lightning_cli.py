@@ -24,7 +24,6 @@ from rich.console import Console
 from torch.optim import Optimizer
 
 from ss_lightning.cli.advice import idle_keys, rising_rate
-from ss_lightning.runs.config_check import check_config
 from ss_lightning.cli.imports import Trust, denied_import
 from ss_lightning.cli.weights_and_biases import finish_wandb, start_wandb
 from ss_lightning.data import EventDataModule
@@ -40,6 +39,7 @@ from ss_lightning.parsing import (
 )
 from ss_lightning.runs.checkpoints import AtomicCheckpointIO, BestCheckpoint, LastCheckpoint, MetricsLogger
 from ss_lightning.runs.comparison import refuse_other_architecture
+from ss_lightning.runs.config_check import check_config
 from ss_lightning.runs.folders import (
     DEFAULT_ROOT,
     config_beside,
@@ -51,6 +51,7 @@ from ss_lightning.runs.folders import (
 from ss_lightning.runs.pictures import Pictures
 from ss_lightning.runs.predictions import PredictionWriter
 from ss_lightning.runs.progress import EpochLines
+from ss_lightning.runs.reading import read_json
 from ss_lightning.runs.record import RunRecord
 
 # The process that starts a run tells the ranks it launches where the run lives and what it goes on from.
@@ -387,7 +388,9 @@ class SpikingCLI(LightningCLI):
             return
         finish_wandb()  # it has something to say too, and ours should be the last word
         print()
-        for name, text in summary_lines(self.record.best(self.trainer), self.record.summary["seconds"]):
+        # From the file: with ddp_spawn and ddp_fork another process has kept the record.
+        summary = read_json(self.run_folder / "summary.json", "The training itself has ended")
+        for name, text in summary_lines(summary["metrics"], summary["seconds"]):
             print(f"{name:16} {text}")
         best = display_path(callback.best_model_path)
         print(f"best checkpoint  {best}")
@@ -454,9 +457,11 @@ class CommandLineCheck(SpikingCLI):
 
 
 def first_config(config: Namespace) -> Path | None:
-    """The file that the first ``--config`` of a subcommand names."""
+    """The file that the first ``--config`` of a subcommand names; None if none does (it may hold a config itself)."""
     files = config.get("config") or []
-    return Path(os.fspath(files[0].absolute if hasattr(files[0], "absolute") else files[0])) if files else None
+    if not files or files[0] is None:
+        return None
+    return Path(os.fspath(files[0].absolute if hasattr(files[0], "absolute") else files[0]))
 
 
 def _check_trainer(config: Namespace) -> None:

@@ -123,8 +123,12 @@ _NOTHING = type(None)
 _RESULT: dict[str, tuple[type, ...]] = {
     **dict.fromkeys(("folder", "data_set", "written"), (str,)),
     **dict.fromkeys(("weights", "command", "machine", "commit"), (str, _NOTHING)),
-    **{"config": (dict,), "metrics": (dict,), "seed": (int, _NOTHING), "left_out": (list, _NOTHING)},
-    **{"parameters": (int, _NOTHING), "seconds": (int, float, _NOTHING)},
+    "config": (dict,),
+    "metrics": (dict,),
+    "seed": (int, _NOTHING),
+    "left_out": (list, _NOTHING),
+    "parameters": (int, _NOTHING),
+    "seconds": (int, float, _NOTHING),
 }
 
 

@@ -190,7 +190,10 @@ def check_stored(where: str, arrays: Mapping[str, np.ndarray | None], sizes: Map
             found = "missing" if array is None else f"{array.dtype} of shape {array.shape}"
             raise DataError(f"{where}: {name} is {found}; expected one flat array of numbers. Build it again.")
     times, units, offsets, labels, groups = (arrays.get(name) for name in kinds)
-    assert times is not None and units is not None and offsets is not None and labels is not None
+    assert times is not None
+    assert units is not None
+    assert offsets is not None
+    assert labels is not None
     _check_sizes(where, sizes, times)
     fits = (
         offsets.dtype == np.int64

@@ -133,7 +133,9 @@ def _is_own_picture(folder: Path, path: Path) -> bool:
 _NUMBER, _TEXT, _TABLE = (int, float), (str,), (dict,)
 _SUMMARY: dict[str, tuple[type, ...]] = {
     **dict.fromkeys(("state", "error", "command", "command_line", "written", "checkpoint"), _TEXT),
-    **{"seconds": _NUMBER, "metrics": _TABLE, "facts": _TABLE},
+    "seconds": _NUMBER,
+    "metrics": _TABLE,
+    "facts": _TABLE,
 }
 _FACTS: dict[str, tuple[type, ...]] = {
     **dict.fromkeys(("machine", "device", "git_commit", "data_set"), (str, type(None))),
@@ -141,7 +143,9 @@ _FACTS: dict[str, tuple[type, ...]] = {
 }
 _FOLDS: dict[str, tuple[type, ...]] = {
     **dict.fromkeys(("state", "command_line"), _TEXT),
-    **{"folds": (list,), "seeds": (list,), "config": _TABLE},
+    "folds": (list,),
+    "seeds": (list,),
+    "config": _TABLE,
 }
 _DELETE = "Delete it to go without"
 
@@ -172,7 +176,11 @@ def check_types(path: Path, content: Mapping[str, Any], types: Mapping[str, tupl
 
 
 _KINDS = {
-    **{str: "a text", int: "a whole number", float: "a number", dict: "a table", list: "a list"},
+    str: "a text",
+    int: "a whole number",
+    float: "a number",
+    dict: "a table",
+    list: "a list",
     type(None): "nothing",
 }
 

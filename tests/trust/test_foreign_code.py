@@ -37,7 +37,8 @@ EVENTS = ("os.system", "os.exec", "os.posix_spawn", "subprocess.Popen")
 
 # What should not be imported or called: not of the allowed packages, or of them and able to run code.
 NAMES = [
-    *("foreign.Cb", "foreign.fn", "foreign.instance", "foreign.Cb.make", "foreign.fn.__call__", "foreign_folder.inner.Cb"),
+    *("foreign.Cb", "foreign.fn", "foreign.instance", "foreign.Cb.make", "foreign.fn.__call__"),
+    *("foreign_folder.inner.Cb", "lightning.pytorch.cli.LightningCLI", "ss_lightning.files.save_text"),
     *("os.system", "posix.system", "subprocess.run", "subprocess.Popen", "builtins.eval", "builtins.exec"),
     *("builtins.__import__", "importlib.import_module", "runpy.run_path", "pickle.load", "functools.partial"),
     *("jsonargparse.set_parsing_settings", "jsonargparse.CLI", "tonic.datasets.SHD", "pandas.eval"),
@@ -46,11 +47,12 @@ NAMES = [
     *("torch.ops.load_library", "torch.multiprocessing.spawn", "torch.package.PackageImporter", "torch.jit.load"),
     *("torch.nn.modules.module.functools.partial", "torch.nn.functional.importlib.import_module"),
     *("torch.optim.optimizer.functools.wraps", "torch.fx.GraphModule", "torch.nn.Module.__init_subclass__"),
-    *("lightning.pytorch.cli.os.system", "lightning.pytorch.cli.instantiate_class", "lightning.pytorch.cli.LightningCLI"),
+    *("lightning.pytorch.cli.os.system", "lightning.pytorch.cli.instantiate_class"),
     *("lightning.pytorch.cli.instantiate_module.__call__", "lightning.pytorch.LightningModule.load_from_checkpoint"),
     *("lightning.fabric.utilities.cloud_io._load", "lightning.pytorch.trainer.connectors.callback_connector.os.system"),
-    *("ss_lightning.MLPClassifier.load_from_checkpoint", "ss_lightning.cli.commands.main", "ss_lightning.files.save_text"),
-    *("ss_lightning.cli.commands.import_module", "ss_lightning.cli.lightning_cli.SpikingCLI", "ss_lightning.parsing.sys"),
+    *("ss_lightning.MLPClassifier.load_from_checkpoint", "ss_lightning.cli.commands.main"),
+    *("ss_lightning.cli.commands.import_module", "ss_lightning.cli.lightning_cli.SpikingCLI"),
+    *("ss_lightning.parsing.sys",),
     *("snntorch.functional.np.load", "torchmetrics.functional.torch.load", "ss_lightning.export.loading.import_module"),
 ]  # fmt: skip
 
@@ -70,7 +72,7 @@ PLACES = [
     ("trainer.callbacks", lambda name: [spec(name)]),
     ("trainer.callbacks", spec),
     ("trainer.callbacks", lambda name: name),
-    ("trainer.callbacks", lambda name: [spec(f"{CALLBACKS}.RichModelSummary"), {**spec(name), "dict_kwargs": {"a": 1}}]),
+    ("trainer.callbacks", lambda name: [spec(LINES), {**spec(name), "dict_kwargs": {"a": 1}}]),
     ("trainer.callbacks", lambda name: [argument(LINES, "write")(name)]),
     ("trainer.callbacks", lambda name: [argument(LINES, "write")(spec(name))]),
     ("trainer.callbacks", lambda name: [argument(LINES, "write")({**spec(name), "init_args": {"a": "b"}})]),
@@ -148,12 +150,11 @@ def by_a_key_config(key, value, monkeypatch):
 
 
 def by_alias(key, value, monkeypatch):
-    text = yaml.safe_dump({key: "ALIAS"} if "." not in key else {"trainer": {key.partition(".")[2]: "ALIAS"}})
-    anchor = "config: &it " + json.dumps(json.dumps(value)) + "\n"
-    write("anchors.yaml", anchor)
-    rest = {name: part for name, part in BASE.items() if name != key.partition(".")[0]}
-    return ["fit", "--config", write("theirs.yaml", text.replace("ALIAS", f"&it {json.dumps(value)}")), "--config",
-            write("rest.yaml", rest)]  # fmt: skip
+    text = yaml.safe_dump(changed(key, "ALIAS"), sort_keys=False)
+    assert text.startswith("seed_everything: 0")
+    # The value stands first where a number is expected, and is taken back by a later file.
+    text = text.replace("seed_everything: 0", f"seed_everything: &it {json.dumps(value)}", 1).replace("ALIAS", "*it")
+    return fit(key, value) if not isinstance(value, dict | list) else ["fit", "--config", write("theirs.yaml", text)]
 
 
 def config_as_a_string(key, value, monkeypatch):
@@ -213,7 +214,7 @@ WAYS = [
 started = []
 HARMLESS = ("git", "uname", "lscpu")  # what a run writes down of its code and its machine
 sys.addaudithook(
-    lambda event, about: started.append(event) if event in EVENTS and str(about[0]) not in HARMLESS else None
+    lambda event, about: started.append(f"{event} {about[0]}") if event in EVENTS and about[0] not in HARMLESS else None
 )
 
 
@@ -274,12 +275,12 @@ def test_nothing_foreign_runs(monkeypatch, capsys):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", [way for way in WAYS if way not in (a_string_in_a_string, by_alias)])
 def test_what_is_trusted_comes_in_by_every_way(way, monkeypatch):
     """The control: with the module on the list, each of the ways leads to the import and the call."""
     monkeypatch.setenv(MODULES_VARIABLE, "foreign, foreign_typed")
     fault = run(way, PLACES[0], "foreign.Cb", monkeypatch)
-    assert fault == "['imported', 'called'] exit code 0" or way in (beside_a_checkpoint,) and "'called'" in fault
+    assert fault == "['imported', 'called'] exit code 0" or (way in (beside_a_checkpoint,) and "'called'" in fault)
 
 
 @pytest.mark.parametrize(
@@ -369,4 +370,4 @@ def test_a_config_that_expands_without_end_is_not_read(way, capsys):
         "text": lambda: ["--config", ALIASES],
     }[way]()
     assert main(["fit", *arguments]) == 2
-    assert "its aliases stand for 1,111,111,1" in capsys.readouterr().err
+    assert "its aliases stand for 1,234,567,909 values" in capsys.readouterr().err
