@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from numbers import Integral
 
 import torch
 from torch import Tensor
+
+from ss_lightning.errors import UsageError
 
 
 @dataclass(repr=False)  # not frozen: Lightning's precision plugins rebuild a batch field by field
@@ -14,6 +17,11 @@ class EventBatch:
 
     Events lie sample by sample, inside a sample in order of time. A unit that is listed twice in one step counts
     twice, so a batch can hold binary spikes as well as counts.
+
+    The constructor checks its arguments once, for the kernels behind it read memory by them.
+
+    Raises:
+        UsageError: an argument is not what is said here.
 
     Attributes:
         units: int32 ``[E]``, the unit of each event, in ``[0, N)``.
@@ -42,6 +50,18 @@ class EventBatch:
     num_steps: int
     num_units: int
 
+    def __post_init__(self) -> None:
+        _check_layout(self)
+        _check_values(self)
+        self.units, self.offsets = self.units.contiguous(), self.offsets.contiguous()
+
+    @classmethod
+    def trusted(cls, units: Tensor, offsets: Tensor, num_steps: int, num_units: int) -> EventBatch:
+        """A batch of which it is known that its parts fit each other, such as a copy of another; nothing is checked."""
+        batch = cls.__new__(cls)
+        batch.units, batch.offsets, batch.num_steps, batch.num_units = units, offsets, num_steps, num_units
+        return batch
+
     def __repr__(self) -> str:
         return f"EventBatch(shape={self.shape}, events={self.num_events})"
 
@@ -67,7 +87,7 @@ class EventBatch:
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> EventBatch:
         """The same events on another device (Lightning calls this to move a batch)."""
-        return EventBatch(
+        return EventBatch.trusted(
             self.units.to(device, non_blocking=non_blocking),
             self.offsets.to(device, non_blocking=non_blocking),
             self.num_steps,
@@ -76,7 +96,7 @@ class EventBatch:
 
     def pin_memory(self) -> EventBatch:
         """The same events in page-locked memory (the DataLoader calls this)."""
-        return EventBatch(self.units.pin_memory(), self.offsets.pin_memory(), self.num_steps, self.num_units)
+        return EventBatch.trusted(self.units.pin_memory(), self.offsets.pin_memory(), self.num_steps, self.num_units)
 
     def events_per_sample(self) -> Tensor:
         """int64 ``[B]``, how many events each sample has."""
@@ -106,4 +126,45 @@ class EventBatch:
         repeats = counts[row, unit]
         offsets = torch.zeros(batch * steps + 1, dtype=torch.int32, device=spikes.device)
         offsets[1:] = counts.sum(1).cumsum(0)
-        return cls(unit.repeat_interleave(repeats).int(), offsets, steps, units)
+        return cls.trusted(unit.repeat_interleave(repeats).int(), offsets, steps, units)
+
+
+def _check_layout(batch: EventBatch) -> None:
+    for name in ("num_steps", "num_units"):
+        size = getattr(batch, name)
+        if not isinstance(size, Integral) or isinstance(size, bool) or not 1 <= size < 2**31:
+            raise UsageError(f"EventBatch: {name} is {size!r}; expected a whole number from 1 to 2^31 - 1")
+    for name in ("units", "offsets"):
+        tensor = getattr(batch, name)
+        if not isinstance(tensor, Tensor):
+            raise UsageError(f"EventBatch: {name} is {type(tensor).__name__}; expected a tensor")
+        if tensor.dtype != torch.int32 or tensor.dim() != 1 or tensor.layout != torch.strided:
+            kind = str(tensor.dtype).removeprefix("torch.")
+            raise UsageError(f"EventBatch: {name} is {kind} of shape {tuple(tensor.shape)}; expected flat int32")
+    rows = batch.offsets.numel() - 1
+    if rows < 0 or rows % batch.num_steps:
+        raise UsageError(
+            f"EventBatch: offsets has {rows + 1} entries; expected B * T + 1 with T = num_steps = {batch.num_steps}"
+        )
+    if batch.units.device != batch.offsets.device:
+        raise UsageError(
+            f"EventBatch: units is on {batch.units.device}, offsets on {batch.offsets.device}; expected one device"
+        )
+
+
+def _check_values(batch: EventBatch) -> None:
+    units, offsets = batch.units, batch.offsets
+    first, last = int(offsets[0]), int(offsets[-1])
+    if first != 0 or last != units.numel():
+        raise UsageError(
+            f"EventBatch: offsets goes from {first} to {last}; expected from 0 to {units.numel()}, the number of units"
+        )
+    falls = offsets[1:] < offsets[:-1]
+    if bool(falls.any()):
+        row = int(falls.int().argmax())
+        raise UsageError(f"EventBatch: offsets falls from {offsets[row]} to {offsets[row + 1]}; expected it to rise")
+    if units.numel() and (int(units.min()) < 0 or int(units.max()) >= batch.num_units):
+        wrong = units[(units < 0) | (units >= batch.num_units)][0]
+        raise UsageError(
+            f"EventBatch: unit {int(wrong)}; expected 0 to {batch.num_units - 1} (num_units={batch.num_units})"
+        )

@@ -9,12 +9,12 @@ from __future__ import annotations
 import argparse
 import difflib
 import inspect
+import os
 import re
 import sys
 import typing
 from argparse import ArgumentError
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal, NamedTuple, get_args, get_origin
 
@@ -26,6 +26,9 @@ from ss_lightning.renamed import renamed_key, renamed_value
 
 # How Python shows a class: <class 'torch.optim.Adam'>.
 _SHOWN_CLASS = re.compile(r"<class '(?:\w+\.)*(\w+)'>")
+
+# Of a message that shows a value, which may be as long as a file.
+_LONGEST = 1000
 
 Setting = tuple[str, Any]
 
@@ -92,7 +95,7 @@ def explain_parser_error(
     classes = {key: Owner("", cls) for key, cls in (owners or {}).items()} | named
     known = {key for key in known_keys if not key.endswith(".help")}
     for key, value in settings:
-        if key == "config" and isinstance(value, str) and not Path(value).is_file():
+        if key == "config" and isinstance(value, str) and value[:1] not in "{" and not os.path.isfile(value):
             return f"--config: there is no file {value}"
     for find in (_unknown_key, _wrong_value):
         for key, value in settings:
@@ -109,7 +112,8 @@ def explain_parser_error(
 
 def _in_short(error: BaseException) -> str:
     """What the root of a chain of errors says, in one line."""
-    return _SHOWN_CLASS.sub(r"\1", " ".join(str(list(_chain(error))[-1]).split()))
+    said = _SHOWN_CLASS.sub(r"\1", " ".join(str(list(_chain(error))[-1]).split()))
+    return said if len(said) < _LONGEST else f"{said[:_LONGEST]} ..."
 
 
 def innermost_error(error: BaseException) -> BaseException:
@@ -128,7 +132,10 @@ def _named_classes(settings: Iterable[Setting]) -> dict[str, Owner]:
     for key, value in settings:
         if isinstance(value, str) and "." in value:
             module, _, name = value.rpartition(".")
-            named = getattr(sys.modules.get(module), name, None)
+            # Of other packages what is there: some import more as soon as a name is asked for.
+            lazy = module.partition(".")[0] == "ss_lightning"
+            loaded = sys.modules.get(module)
+            named = getattr(loaded, name, None) if lazy else getattr(loaded, "__dict__", {}).get(name)
             if isinstance(named, type):
                 found[key.removesuffix(".class_path")] = Owner(value, named)
     return found

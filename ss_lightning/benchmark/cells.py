@@ -102,5 +102,5 @@ def make_batch(cell: Cell, seed: int = 0) -> tuple[EventBatch, Tensor]:
     counts = torch.bincount(key // units, minlength=cell.batch * cell.steps)
     offsets = torch.zeros(len(counts) + 1, dtype=torch.int32)
     offsets[1:] = counts.cumsum(0)
-    events = EventBatch((key % units).int(), offsets, cell.steps, units)
+    events = EventBatch.trusted((key % units).int(), offsets, cell.steps, units)
     return events, torch.randint(classes, (cell.batch,), generator=generator)

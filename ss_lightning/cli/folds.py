@@ -26,7 +26,7 @@ from jsonargparse import ArgumentParser
 
 from ss_lightning.cli.lightning_cli import CommandLineCheck, first_config, run_command
 from ss_lightning.data import SHDData, held_out_speakers
-from ss_lightning.errors import UsageError
+from ss_lightning.errors import DataError, UsageError
 from ss_lightning.files import display_path, save_text, write_whole
 from ss_lightning.parsing import WordsParser
 from ss_lightning.renamed import with_new_names
@@ -185,7 +185,9 @@ def run_fold(plan: Plan, fold: Fold, seed: int) -> None:
         folder.mkdir(parents=True)
     left_out = json.dumps(list(fold))
     run_command([*plan.arguments, f"--data.test_speakers={left_out}", f"--seed_everything={seed}"], training)
-    run_command(["test", "--ckpt_path", str(training / "checkpoints" / "last.ckpt"), "--verbose=false"], test)
+    # The config beside the checkpoint is the one that was written just now.
+    evaluation = ["test", "--ckpt_path", str(training / "checkpoints" / "last.ckpt"), "--verbose=false"]
+    run_command(evaluation, test, typed=plan.arguments)
 
 
 def read_fold(folder: Path, fold: Fold, seed: int) -> dict[str, Any] | None:
@@ -206,11 +208,18 @@ def read_fold(folder: Path, fold: Fold, seed: int) -> dict[str, Any] | None:
     metrics = found.tests.get("last")
     if found.summary.get("state") != "finished" or metrics is None:
         return None
+    facts = found.summary.get("facts", {})
+    missing = [name for name in _METRICS if f"test/{name}" not in metrics]
+    missing += [name for name, content in (("parameters", facts), ("seconds", found.summary)) if name not in content]
+    if missing:
+        raise DataError(
+            f"{training} or its test has no {missing[0]} in its summary.json. Delete the folder to run it again"
+        )
     return {
         "speakers": _list(fold),
         "seed": seed,
         **{name: metrics[f"test/{name}"] for name in _METRICS},
-        "parameters": found.summary["facts"]["parameters"],
+        "parameters": facts["parameters"],
         "seconds": found.summary["seconds"],
     }
 

@@ -26,7 +26,7 @@ from rich.console import Console
 from torch.optim import Optimizer
 
 from ss_lightning.cli.advice import idle_keys, idle_parts, rising_rate
-from ss_lightning.cli.config_check import check_config
+from ss_lightning.cli.imports import Trust, denied_import
 from ss_lightning.cli.recipes import with_packaged_recipes
 from ss_lightning.cli.weights_and_biases import finish_wandb, start_wandb
 from ss_lightning.data import EventDataModule
@@ -42,6 +42,7 @@ from ss_lightning.parsing import (
 )
 from ss_lightning.runs.checkpoints import AtomicCheckpointIO, BestCheckpoint, LastCheckpoint, MetricsLogger
 from ss_lightning.runs.comparison import refuse_other_architecture
+from ss_lightning.runs.config_check import check_config
 from ss_lightning.runs.configs import flatten_config
 from ss_lightning.runs.folders import (
     DEFAULT_ROOT,
@@ -55,6 +56,7 @@ from ss_lightning.runs.folders import (
 from ss_lightning.runs.pictures import Pictures
 from ss_lightning.runs.predictions import PredictionWriter
 from ss_lightning.runs.progress import EpochLines
+from ss_lightning.runs.reading import read_json
 from ss_lightning.runs.record import RunRecord
 
 # The process that starts a run tells the ranks it launches where the run lives and what it goes on from.
@@ -126,16 +128,25 @@ class SpikingCLI(LightningCLI):
         run_folder: an empty folder for the run; if not given, the next free one of the config is made. Who gives one
             also says how the training went, so no summary is printed.
         callbacks: callbacks to add to those of the config.
+        typed: those of ``args`` that the user typed and so trusts; all of them if not given.
     """
 
-    def __init__(self, args: list[str], run_folder: Path | None = None, callbacks: Sequence[Callback] = ()) -> None:
+    def __init__(
+        self,
+        args: list[str],
+        run_folder: Path | None = None,
+        callbacks: Sequence[Callback] = (),
+        typed: Sequence[str] | None = None,
+    ) -> None:
         self.arguments = args
+        self.trust = Trust(args if typed is None else typed)
         self.asked_for = next((word for word in args if word in self.subcommands()), "")
         self.given_run_folder = run_folder
         self.run_folder: Path | None = None
         self.extra_callbacks = callbacks
         try:
-            self._run(args)
+            with self.trust.guard():
+                self._run(args)
         except (ValueError, ArithmeticError, MemoryError, MisconfigurationException):
             self._leave_no_empty_run()
             raise
@@ -203,9 +214,19 @@ class SpikingCLI(LightningCLI):
         arguments = with_packaged_recipes(_with_config_beside(arguments))
         for path in _configs(arguments):
             check_config(path)
+            self.trust.check_names(path)
+        with self.trust.guard():
+            self._parse(parser, arguments)
+        self.trust.check(self.config)
+
+    def _parse(self, parser: LightningArgumentParser, arguments: list[str]) -> None:
         try:
             self.config = parser.parse_args(arguments)
         except ArgumentError as error:
+            cause = innermost_error(error)
+            denied = str(cause) if type(cause) is UsageError else denied_import(error)
+            if denied is not None:
+                raise UsageError(denied) from error
             subparser = self._subcommand_parsers.get(arguments[0], parser)
             settings = [setting for path in _configs(arguments) for setting in written_settings(read_yaml(str(path)))]
             settings += typed_settings(arguments)
@@ -226,6 +247,8 @@ class SpikingCLI(LightningCLI):
         """Find the checkpoint and reserve the run folder: both can fail, and should before data is prepared."""
         config = self.config[self.subcommand]
         _check_trainer(config.trainer)
+        if config.get("weights_only") is False:
+            raise UsageError("weights_only is false, which would run any code in a checkpoint. Leave it out")
         self.root = Path(config.trainer.default_root_dir or DEFAULT_ROOT)
         self.run_name = config_name(first_config(config), self.root)
         config.ckpt_path = self._checkpoint(config.get("ckpt_path"))
@@ -241,7 +264,7 @@ class SpikingCLI(LightningCLI):
             os.environ[_CHECKPOINT_VARIABLE] = path
             if is_first_process():
                 print(f"checkpoint  {display_path(path)}")
-        if path is not None and not Path(path).is_file():
+        if path is not None and not os.path.isfile(path):
             raise UsageError(f"--ckpt_path: there is no file {path}")
         return path
 
@@ -437,7 +460,9 @@ class SpikingCLI(LightningCLI):
         if not isinstance(callback, ModelCheckpoint) or not callback.best_model_path:
             return
         print()
-        for name, text in summary_lines(self.record.best(self.trainer), self.record.summary["seconds"]):
+        # From the file: with ddp_spawn and ddp_fork another process has kept the record.
+        summary = read_json(self.run_folder / "summary.json", "The training itself has ended")
+        for name, text in summary_lines(summary["metrics"], summary["seconds"]):
             print(f"{name:16} {text}")
         best = display_path(callback.best_model_path)
         print(f"best checkpoint  {best}")
@@ -504,9 +529,11 @@ class CommandLineCheck(SpikingCLI):
 
 
 def first_config(config: Namespace) -> Path | None:
-    """The file that the first ``--config`` of a subcommand names."""
+    """The file that the first ``--config`` of a subcommand names; None if none does (it may hold a config itself)."""
     files = config.get("config") or []
-    return Path(os.fspath(files[0].absolute if hasattr(files[0], "absolute") else files[0])) if files else None
+    if not files or files[0] is None:
+        return None
+    return Path(os.fspath(files[0].absolute if hasattr(files[0], "absolute") else files[0]))
 
 
 def _check_trainer(config: Namespace) -> None:
@@ -526,7 +553,7 @@ def _configs(arguments: Sequence[str]) -> list[Path]:
     """The files that ``--config`` names."""
     paths = [value for option, value in pairwise(arguments) if option in ("--config", "-c")]
     paths += [argument.partition("=")[2] for argument in arguments if argument.startswith(("--config=", "-c="))]
-    return [Path(path) for path in paths if Path(path).is_file()]
+    return [Path(path) for path in paths if os.path.isfile(path)]  # it may be a whole config, too long for a name
 
 
 def _with_config_beside(arguments: list[str]) -> list[str]:
@@ -538,7 +565,7 @@ def _with_config_beside(arguments: list[str]) -> list[str]:
         name, equals, value = argument.partition("=")
         if name == "--ckpt_path":
             path = value if equals else "".join(arguments[index + 1 : index + 2])
-            if path and path not in ("best", "last") and not Path(path).is_file():
+            if path and path not in ("best", "last") and not os.path.isfile(path):
                 raise UsageError(f"--ckpt_path: there is no file {path}")
             config = config_beside(Path(path)) if path else None
             if config is not None:
@@ -546,10 +573,15 @@ def _with_config_beside(arguments: list[str]) -> list[str]:
     return arguments
 
 
-def run_command(arguments: list[str], run_folder: Path | None = None, callbacks: Sequence[Callback] = ()) -> SpikingCLI:
+def run_command(
+    arguments: list[str],
+    run_folder: Path | None = None,
+    callbacks: Sequence[Callback] = (),
+    typed: Sequence[str] | None = None,
+) -> SpikingCLI:
     """Do what a command line says, see :class:`SpikingCLI`, and close the W&B run that it may have opened."""
     try:
-        return SpikingCLI(arguments, run_folder, callbacks)
+        return SpikingCLI(arguments, run_folder, callbacks, typed)
     finally:
         finish_wandb(failed=sys.exc_info()[0] is not None)
 

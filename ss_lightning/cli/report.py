@@ -68,7 +68,7 @@ def _test_accuracy(run: Run) -> str:
 
 
 def _fact(name: str, text: str) -> Callable[[Run], str]:
-    return lambda run: format(run.summary["facts"][name], text) if run.summary.get("facts", {}).get(name) else ""
+    return lambda run: format(fact, text) if (fact := run.summary.get("facts", {}).get(name)) else ""
 
 
 _COLUMNS: dict[str, Callable[[Run], str]] = {
@@ -225,7 +225,17 @@ def main(arguments: list[str]) -> int:
         "--output", type=str, help="the page; by default report.html in the run folder, or above if there are several"
     )
     options = parse_arguments(parser, arguments)
-    runs = [read_run(Path(folder)) for folder in options.runs]
+    runs: list[Run] = []
+    damaged: list[DataError] = []
+    for folder in map(Path, options.runs):
+        try:
+            runs.append(read_run(folder))
+        except DataError as error:
+            damaged.append(error)
+    if not runs:
+        raise damaged[0]
+    for error in damaged:
+        print(f"note  left out: {error}")
     if all(run.epochs.empty for run in runs):
         states = "; ".join(f"{run.folder}: {run.state}" for run in runs)
         raise DataError(f"nothing to report, no epoch has come to its end yet ({states})")

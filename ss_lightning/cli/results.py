@@ -18,12 +18,13 @@ from typing import Any
 from jsonargparse import ArgumentParser
 
 from ss_lightning import plots
+from ss_lightning.cli.markdown import as_block, as_code, as_text
 from ss_lightning.errors import DataError, UsageError
 from ss_lightning.files import display_path, save_bytes
 from ss_lightning.parsing import parse_arguments
 from ss_lightning.renamed import with_new_names
 from ss_lightning.runs.configs import comparable_config
-from ss_lightning.runs.reading import FOLDS_SUMMARY, Run, read_folds_summary, read_run
+from ss_lightning.runs.reading import FOLDS_SUMMARY, Run, check_types, read_folds_summary, read_run
 from ss_lightning.runs.record import command_line
 from ss_lightning.runs.statistics import GroupStatistics, over_groups
 
@@ -83,8 +84,8 @@ def read_results(path: Path) -> list[Result]:
         return run_results(read_run(path))
     if (path / FOLDS_SUMMARY).is_file():
         return fold_results(path)
-    inner = sorted(below.parent for below in path.rglob(FOLDS_SUMMARY))
-    runs = sorted(config.parent for config in path.rglob("version_*/config.yaml"))
+    inner = sorted(below.parent for below in path.rglob(FOLDS_SUMMARY) if below.is_file())
+    runs = sorted(config.parent for config in path.rglob("version_*/config.yaml") if config.is_file())
     if not inner and not runs:
         raise UsageError(f"{path} has no run in it. Runs are folders like runs/yinyang/version_0")
     found = [result for folder in inner for result in _unless_damaged(fold_results, folder)]
@@ -106,11 +107,29 @@ def _unless_damaged(read: Callable[[Path], list[Result]], folder: Path) -> list[
 def _read_json(path: Path) -> list[Result]:
     names = {field.name for field in fields(Result)}
     try:
-        entries = json.loads(path.read_text())["results"]
+        entries = json.loads(path.read_text(encoding="utf-8"))["results"]
+        for entry in entries:
+            check_types(path, entry, _RESULT, "Write it again from the runs")
+            check_types(path, entry["metrics"], dict.fromkeys(entry["metrics"], (int, float)), "Write it again")
         results = [Result(**{name: entry[name] for name in names}) for entry in entries]
         return [replace(result, config=_distinguishing_config(result.config)) for result in results]
-    except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
+    except DataError:
+        raise
+    except (ValueError, KeyError, TypeError, AttributeError, OSError, RecursionError) as error:
         raise DataError(f"{path} is no file that `results --json` wrote ({type(error).__name__}: {error})") from error
+
+
+_NOTHING = type(None)
+_RESULT: dict[str, tuple[type, ...]] = {
+    **dict.fromkeys(("folder", "data_set", "written"), (str,)),
+    **dict.fromkeys(("weights", "command", "machine", "commit"), (str, _NOTHING)),
+    "config": (dict,),
+    "metrics": (dict,),
+    "seed": (int, _NOTHING),
+    "left_out": (list, _NOTHING),
+    "parameters": (int, _NOTHING),
+    "seconds": (int, float, _NOTHING),
+}
 
 
 def _distinguishing_config(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -144,16 +163,17 @@ def run_results(run: Run, command: str | None = None) -> list[Result]:
     machine, threads = facts.get("machine"), facts.get("threads")
     if machine is not None and threads is not None:
         machine += f", {threads} thread{'s' * (threads != 1)}"
-    if machine is not None and facts["device"] != "cpu":
+    if machine is not None and facts.get("device", "cpu") != "cpu":
         machine = f"{facts['device']}, {machine}"
     dropped = (_SEED,) if command is None else (_SEED, _LEFT_OUT)
+    left_out = run.config.get(_LEFT_OUT)
     tests: Sequence[tuple[str | None, dict[str, float]]] = [*run.tests.items()] or [(None, {})]
     return [
         Result(
             folder=display_path(run.folder),
             config={k: v for k, v in _distinguishing_config(run.config).items() if k not in dropped},
-            seed=run.config.get(_SEED),
-            left_out=None if command is None else run.config[_LEFT_OUT],
+            seed=seed if type(seed := run.config.get(_SEED)) is int else None,
+            left_out=None if command is None else left_out if isinstance(left_out, list) else [],
             weights=weights,
             metrics={name: metrics[f"test/{name}"] for name in _METRICS if f"test/{name}" in metrics},
             data_set=data_name(run.config),
@@ -185,7 +205,7 @@ def data_name(config: Mapping[str, Any]) -> str:
     name = str(config.get("data.class_path", _MISSING)).rpartition(".")[2].removesuffix("Data")
     # Any files in the layout of SHD are read by the one class: only their folder tells them apart.
     root = config.get("data.init_args.root") if _LEFT_OUT in config or name == "SHD" else None
-    folder = Path(root or "").name  # of "." there is none
+    folder = Path(str(root or "")).name  # of "." there is none
     return f"{name} ({folder})" if folder else name
 
 
@@ -258,7 +278,10 @@ def command_of_all(command: str) -> str:
     """The command of a run without its seed, which the table gives, and without the checkpoint that it went on from."""
     dropped = (f"--{_SEED}", "--ckpt_path")
     kept: list[str] = []
-    words = iter(shlex.split(command))
+    try:
+        words = iter(shlex.split(command))
+    except ValueError:  # a quote without its twin: it is shown as it is
+        return command
     for word in words:
         if word in dropped:
             next(words, None)
@@ -281,7 +304,7 @@ def row_cells(row: Row) -> dict[str, str]:
     return {
         "data": first.data_set,
         "network": network_name(first.config),
-        "command": f"`{command}`" if command else _MISSING,
+        "command": as_code(command) if command else _MISSING,
         "runs": runs,
         "weights": first.weights or "",
         "test accuracy, %": _accuracy(row),
@@ -330,10 +353,12 @@ def render_results(rows: Sequence[Row], command: str) -> str:
         rows: what stands in the table.
         command: the command that writes this page.
     """
-    table = [row_cells(row) for row in rows]
+    table = [
+        {name: cell if name == "command" else as_text(cell) for name, cell in row_cells(row).items()} for row in rows
+    ]
     lines = [list(table[0]), ["---"] * len(table[0]), *(list(line.values()) for line in table)]
-    text = "".join("| " + " | ".join(cell.replace("|", r"\|") for cell in line) + " |\n" for line in lines)
-    return _PAGE.format(command=command, table=text)
+    text = "".join("| " + " | ".join(line) + " |\n" for line in lines)
+    return _PAGE.format(command=as_block(command, "bash"), table=text)
 
 
 _PAGE = """\
@@ -341,9 +366,7 @@ _PAGE = """\
 
 Written from the files that the runs left, nothing by hand:
 
-```bash
 {command}
-```
 
 Each row repeats with its command on its commit (a later one may hold another config of that name): a `fit` for each
 seed of the row (`--seed_everything N`), followed by the `test` command that it prints (weights: `best` on the
@@ -442,7 +465,17 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--json", type=str, help="also write the single results to this file")
     parser.add_argument("--curve", type=str, help="also draw accuracy against hidden spikes into this PNG file")
     options = parse_arguments(parser, arguments)
-    results = newest_results(result for path in options.runs for result in read_results(Path(path)))
+    found: list[Result] = []
+    damaged: list[DataError] = []
+    for path in map(Path, options.runs):
+        try:
+            found += read_results(path)
+        except DataError as error:
+            damaged.append(error)
+            print(f"note  {display_path(path)} is left out: {error}")
+    results = newest_results(found)
+    if damaged and not results:
+        raise damaged[0]
     if not results:
         raise DataError("no run has come to its end yet, so there are no results")
     rows = make_rows(results)

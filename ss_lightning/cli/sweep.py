@@ -29,10 +29,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from ss_lightning import plots
 from ss_lightning.cli.lightning_cli import CommandLineCheck, SeveralDevicesError, is_interactive, run_command
+from ss_lightning.cli.markdown import as_text
 from ss_lightning.cli.recipes import on_disk_or_packaged
 from ss_lightning.errors import UsageError
 from ss_lightning.files import display_path, save_bytes, save_text, write_whole
 from ss_lightning.parsing import WordsParser
+from ss_lightning.runs.config_check import check_config
 from ss_lightning.runs.folders import DEFAULT_ROOT
 from ss_lightning.runs.history import best_epoch, plain_numbers
 
@@ -89,10 +91,13 @@ def read_sweep(path: Path) -> Sweep:
         UsageError: it cannot be read, or asks for something that cannot be done here.
     """
     try:
-        content = yaml.safe_load(path.read_text())
+        check_config(path)
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UsageError(f"cannot read the sweep file {path}: {error.strerror}") from error
-    except yaml.YAMLError as error:
+    except UsageError:
+        raise
+    except (ValueError, yaml.YAMLError) as error:
         raise UsageError(f"{path}: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):
         raise UsageError(f"{path} is no sweep file: expected method, metric, parameters and command")
@@ -171,8 +176,8 @@ def _plain(value: Any) -> Any:
 
 
 def as_option(name: str, value: Any) -> str:
-    """A parameter on the command line, written as W&B writes it."""
-    return f"--{name}={value}"
+    """A parameter on the command line, written as W&B writes it; what is nothing is written as YAML does."""
+    return f"--{name}={'null' if value is None else value}"
 
 
 def check_sweep(sweep: Sweep, extra: Sequence[str]) -> Any:
@@ -193,7 +198,7 @@ def check_sweep(sweep: Sweep, extra: Sequence[str]) -> Any:
         if name in sweep.space:
             raise UsageError(f"{word}: the sweep file {sweep.path} varies {name} already")
     base = [*sweep.command, *_QUIET_OPTIONS, *extra]
-    checker = CommandLineCheck(base)
+    checker = CommandLineCheck(base, typed=extra)  # the file may be of someone else
     config = checker.config["fit"]
     ends = {name: _named_values(distribution) for name, distribution in sweep.space.items()}
     first = {name: values[0] for name, values in ends.items()}
@@ -324,7 +329,7 @@ def run_trial(
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     try:
-        run_command([*sweep.command, *_QUIET_OPTIONS, *extra, *words], folder, [progress])
+        run_command([*sweep.command, *_QUIET_OPTIONS, *extra, *words], folder, [progress], extra)
     except (UnknownMetricError, SeveralDevicesError):
         raise
     except (UsageError, RuntimeError) as error:  # a network that cannot be built, or does not fit into memory
@@ -359,7 +364,9 @@ def run_sweep(sweep: Sweep, folder: Path, trials: int, seed: int, extra: Sequenc
     study = optuna.create_study(
         storage=storage, study_name="sweep", direction=sweep.goal, pruner=pruner, load_if_exists=True
     )
-    _refuse_another(study, folder, {"sweep": sweep.path.read_text(), "arguments": list(extra), "seed": seed})
+    _refuse_another(
+        study, folder, {"sweep": sweep.path.read_text(encoding="utf-8"), "arguments": list(extra), "seed": seed}
+    )
     with _trial_bar(trials) as (say, advance):
         while len(finished_trials(study)) < trials:
             number = len(finished_trials(study))
@@ -443,6 +450,8 @@ def _trial_line(sweep: Sweep, trial: optuna.trial.FrozenTrial, trials: int, seco
 
 
 def _short_text(value: Any) -> str:
+    if value is None:
+        return "null"
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
@@ -474,7 +483,7 @@ def write_tables(sweep: Sweep, study: optuna.Study, folder: Path) -> None:
     sign = -1 if sweep.goal == "maximize" else 1
     ranked = sorted(rows, key=lambda row: math.inf if row[column] == "" else sign * row[column])
     lines = [header, ["---"] * len(header), *([_short_text(cell) for cell in row] for row in ranked)]
-    text = "".join("| " + " | ".join(line) + " |\n" for line in lines)
+    text = "".join("| " + " | ".join(map(as_text, line)) + " |\n" for line in lines)
     save_text(folder / "results.md", text)
 
 

@@ -119,7 +119,9 @@ class EventDataset(Dataset):
             every = np.arange(len(numbers))
             units, offsets = bin_events(*changed, every, num_units=self.num_units, in_order=False, **grid)
         if self.input == "events":
-            events = EventBatch(torch.from_numpy(units), torch.from_numpy(offsets), self.num_steps, self.num_units)
+            events = EventBatch.trusted(
+                torch.from_numpy(units), torch.from_numpy(offsets), self.num_steps, self.num_units
+            )
             return events, labels
         dense = dense_spikes(units, offsets, num_steps=self.num_steps, num_units=self.num_units, binning=self.binning)
         if self.binning == "count" and dense.sum(dtype=np.int64) != len(units):

@@ -16,12 +16,13 @@ from ss_lightning.data.validation import (
     check_class_count,
     check_labels,
     check_sample_counts,
+    check_stored,
     check_times,
     checked_offsets,
     checked_units,
     whole_numbers,
 )
-from ss_lightning.errors import UsageError
+from ss_lightning.errors import DataError, UsageError
 
 _ARRAYS = ("times", "units", "offsets", "labels", "groups")
 _SIZES = ("num_units", "num_classes", "input_shape", "class_names", "time_unit")
@@ -322,12 +323,18 @@ class EventStore:
                 share them. Otherwise they are read into memory.
 
         Raises:
-            DataError: the folder is missing, incomplete, damaged or of another format version.
+            DataError: the folder is missing, incomplete, damaged or of another format version, or holds values outside
+                of their range.
         """
         arrays, meta = read_arrays(path, mapped=("times", "units") if mmap else ())
-        sizes = {name: meta[name] for name in _SIZES}
-        sizes |= {"input_shape": tuple(meta["input_shape"]), "class_names": tuple(meta["class_names"])}
-        return cls(**{**dict.fromkeys(_ARRAYS), **arrays, **sizes})
+        try:
+            sizes = {name: meta[name] for name in _SIZES}
+            sizes |= {"input_shape": tuple(meta["input_shape"]), "class_names": tuple(meta["class_names"])}
+        except (KeyError, TypeError) as error:
+            raise DataError(f"{path}/meta.json: {error} is missing or wrong. Build it again.") from error
+        stored = {name: arrays.get(name) for name in _ARRAYS}
+        check_stored(os.fspath(path), stored, sizes)
+        return cls(**stored, **sizes)
 
 
 def _parts_to_write(parts: Iterable[EventStore]) -> Iterator[tuple[dict[str, np.ndarray], dict[str, Any]]]:

@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-import yaml
 from jsonargparse import ArgumentParser
 
-from ss_lightning.errors import UsageError
+from ss_lightning.errors import DataError, UsageError
 from ss_lightning.export.loading import load_classifier
 from ss_lightning.export.nir_export import to_nir
 from ss_lightning.export.nir_layers import ExportWarning
@@ -19,6 +18,7 @@ from ss_lightning.export.torch_export import export_program
 from ss_lightning.files import display_path, write_for_user
 from ss_lightning.parsing import parse_arguments
 from ss_lightning.runs.folders import config_beside
+from ss_lightning.runs.reading import read_config
 
 
 def export_checkpoint(
@@ -62,7 +62,10 @@ def _num_steps(ckpt: Path) -> int | None:
     config = config_beside(ckpt)
     if config is None:
         return None
-    return (yaml.safe_load(config.read_text()) or {}).get("data", {}).get("init_args", {}).get("num_steps")
+    steps = read_config(config).get("data.init_args.num_steps")
+    if steps is not None and (type(steps) is not int or steps < 1):
+        raise DataError(f"{config}: data.init_args.num_steps is {steps!r}; expected a whole number above 0")
+    return steps
 
 
 def main(arguments: list[str]) -> int:

@@ -64,4 +64,4 @@ def _delay_events(events: EventBatch, delays: Sequence[int]) -> EventBatch:
         place = filled[rows[in_time] + delay] + index[in_time]
         result[place] = events.units[in_time] + k * units
         filled += count.reshape(-1)
-    return EventBatch(result, offsets, steps, len(delays) * units)
+    return EventBatch.trusted(result, offsets, steps, len(delays) * units)

@@ -193,7 +193,7 @@ def _delayed_events(events: EventBatch, first: Tensor, taps: int) -> EventBatch:
     unit = (unit * taps).unsqueeze(-1).add(tap)[in_time]
     offsets = torch.zeros(num_steps * batch + 1, dtype=torch.int32, device=events.device)
     offsets[1:] = torch.bincount(row, minlength=num_steps * batch).cumsum(0)
-    return EventBatch(unit[row.argsort(stable=True)].int(), offsets, num_steps, num_units * taps)
+    return EventBatch.trusted(unit[row.argsort(stable=True)].int(), offsets, num_steps, num_units * taps)
 
 
 def _check(spikes: EventBatch | Tensor, weight: Tensor, delay: Tensor, width: float, max_delay: int) -> None:

@@ -16,7 +16,7 @@ class EpochLines(ProgressBar):
 
     def __init__(self, write: Callable[[str], None] | None = None) -> None:
         super().__init__()
-        self._write = write or (lambda line: print(line, flush=True))
+        self._write = write or print_line
         self._enabled = True
 
     def disable(self) -> None:
@@ -45,3 +45,8 @@ class EpochLines(ProgressBar):
             parts.append(f"spikes {metrics['val/spikes_per_sample']:.1f}")
         parts.append(f"{time.perf_counter() - self._start:.1f} s")
         self._write(f"epoch {trainer.current_epoch + 1}{of}  " + "  ".join(parts))
+
+
+def print_line(line: str) -> None:
+    """Print a line at once. It has a name so that a process that is spawned can be given it."""
+    print(line, flush=True)

@@ -19,10 +19,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ss_lightning.cli.commands import main
-from ss_lightning.cli.config_check import check_config
 from ss_lightning.data import EventData, EventStore, MNISTData, SHDData
 from ss_lightning.errors import DataError, UsageError
 from ss_lightning.runs.checkpoints import read_checkpoint
+from ss_lightning.runs.config_check import check_config
 
 pytestmark = pytest.mark.slow
 

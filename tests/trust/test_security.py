@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from ss_lightning.cli.commands import main
-from ss_lightning.cli.config_check import MODULES_VARIABLE, check_config
+from ss_lightning.cli.imports import MODULES_VARIABLE, Trust
 from ss_lightning.errors import UsageError
 from ss_lightning.runs.checkpoints import AtomicCheckpointIO
 
@@ -76,10 +76,10 @@ def test_what_is_typed_is_trusted():
 def test_names_of_files_are_no_modules(tmp_path):
     (tmp_path / "data.v2").mkdir()
     (tmp_path / "own.yaml").write_text("data: {init_args: {root: data.v2}}\nmonitor: val/accuracy\nlr: 1.5\n")
-    check_config(tmp_path / "own.yaml")
+    Trust([]).check_names(tmp_path / "own.yaml")
     (tmp_path / "own.yaml").write_text("a: 1\nb: os.path\n")
     with pytest.raises(UsageError, match=r"line 2: os\.path is not of a module"):
-        check_config(tmp_path / "own.yaml")
+        Trust([]).check_names(tmp_path / "own.yaml")
 
 
 class Trap:

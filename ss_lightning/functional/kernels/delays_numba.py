@@ -532,7 +532,9 @@ def delayed_events(events: EventBatch, first: Tensor, taps: int) -> EventBatch:
     units, offsets, *_ = event_arrays(events)
     sources, steps, late = _late_events(units, offsets, events.shape[:2], first.numpy(), taps)
     late_units = (units[sources] * np.uint32(taps) + steps).view(np.int32)
-    return EventBatch(torch.from_numpy(late_units), torch.from_numpy(late), events.num_steps, events.num_units * taps)
+    return EventBatch.trusted(
+        torch.from_numpy(late_units), torch.from_numpy(late), events.num_steps, events.num_units * taps
+    )
 
 
 def delayed_forward(events: WeightedEvents, weight: Tensor, first: Tensor, bump: Tensor, bias: Tensor | None) -> Tensor:
