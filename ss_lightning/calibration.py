@@ -77,7 +77,8 @@ def _calibrate_layer(network: SpikingNetwork, spikes: Spikes, depth: int, layer:
         nonlocal scale
         _scale(layer, factor / scale)
         scale = factor
-        return (network(spikes).activity[depth].spike_count > 0).double().mean().item()
+        count = network(spikes).activity[depth].spike_count
+        return torch.count_nonzero(count).item() / count.numel()
 
     most = fired(_LARGEST)
     if most < rate:
