@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ss_lightning.delayed_linear import DelayedLinear
 from ss_lightning.events import EventBatch
-from ss_lightning.functional.backends import BACKENDS, NETWORK_BACKENDS
+from ss_lightning.functional.backends import NETWORK_BACKENDS
 from ss_lightning.functional.delay_line import delay_line
 from ss_lightning.functional.network import ReadoutLayer, SpikingLayer, Stage, event_network
 from ss_lightning.functional.synapse import event_linear
@@ -129,7 +129,7 @@ class MLP(SpikingNetwork):
             per_synapse=self.delay_per_synapse,
             bias=bias,
             start_width_ms=self.delay_width_ms,
-            backend=self.backend if self.backend in BACKENDS and self.backend != "triton" else "auto",
+            backend=self.backend if self.backend in ("torch", "numba") else "auto",
         )
 
     def forward(self, spikes: Spikes) -> NetworkOutput:
