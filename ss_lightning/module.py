@@ -17,7 +17,7 @@ from ss_lightning.delayed_linear import DelayedLinear, narrow_delays
 from ss_lightning.errors import UsageError
 from ss_lightning.losses import classification_loss, spike_penalty
 from ss_lightning.metrics import EvaluationMetrics, MulticlassAccuracy
-from ss_lightning.networks import MLP, ConvNet, NetworkOutput, Spikes, SpikingNetwork
+from ss_lightning.networks import MLP, ConvNet, GraphedNetwork, NetworkOutput, Spikes, SpikingNetwork
 from ss_lightning.signatures import passes_on_to
 
 Batch = tuple[Spikes, Tensor]
@@ -37,6 +37,8 @@ class SpikingClassifier(L.LightningModule):
         spike_weight: weight of that penalty in the loss.
         start_rate: before training, the weights of every hidden layer are scaled until this share of all pairs of
             neuron and sample of a batch has a spike, see :func:`ss_lightning.calibration.calibrate_weights`.
+        cuda_graph: on one NVIDIA GPU, replay the two passes of a training step as a CUDA graph for batches of a shape
+            seen before, see :class:`ss_lightning.networks.GraphedNetwork`.
 
     Raises:
         ValueError: a number is out of its range.
@@ -57,6 +59,7 @@ class SpikingClassifier(L.LightningModule):
         spike_target: Sequence[float] = (0.0, math.inf),
         spike_weight: float = 0.0,
         start_rate: float | None = None,
+        cuda_graph: bool = False,
     ) -> None:
         super().__init__()
         if not 0 <= label_smoothing <= 1:
@@ -72,6 +75,8 @@ class SpikingClassifier(L.LightningModule):
         self.spike_target = (spike_target[0], spike_target[1])
         self.spike_weight = spike_weight
         self.start_rate = start_rate
+        self.cuda_graph = cuda_graph
+        self._graphed: GraphedNetwork | None = None
         self.train_accuracy = MulticlassAccuracy(network.num_classes, average="micro")
         sizes = network.layer_sizes
         self.val_metrics = EvaluationMetrics(network.num_classes, sizes, network.step_ms)
@@ -89,8 +94,10 @@ class SpikingClassifier(L.LightningModule):
         """Scale the weights to the rate that they shall start with, unless the training goes on from a checkpoint.
 
         Raises:
-            UsageError: a layer cannot reach the rate.
+            UsageError: a layer cannot reach the rate, or this training cannot run as a CUDA graph.
         """
+        if self.cuda_graph:
+            self._graphed = self._make_graphed()
         if self.start_rate is None or self.trainer.ckpt_path:
             return
         self.trainer.fit_loop.setup_data()
@@ -103,6 +110,21 @@ class SpikingClassifier(L.LightningModule):
         # Every device has seen another batch; all take what the first one found.
         scale_weights(self.network, [1 / factor for factor in factors])
         scale_weights(self.network, self.trainer.strategy.broadcast(factors))
+
+    def _make_graphed(self) -> GraphedNetwork:
+        if self.device.type != "cuda" or self.trainer.world_size > 1:
+            raise UsageError(
+                f"cuda_graph needs one NVIDIA GPU, and this training runs on {self.trainer.world_size} x "
+                f"{self.device.type}. Leave it at false"
+            )
+        try:
+            return GraphedNetwork(self.network)
+        except ValueError as error:
+            raise UsageError(f"cuda_graph: {error}. Leave it at false") from error
+
+    def on_fit_end(self) -> None:
+        """Let go of the graphs, which hold memory of the card and cannot be copied."""
+        self._graphed = None
 
     def on_train_start(self) -> None:
         """Refuse a training without an end that learned delays could follow.
@@ -124,7 +146,7 @@ class SpikingClassifier(L.LightningModule):
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
         """Loss of one batch."""
         spikes, labels = batch
-        output = self.network(spikes)
+        output = (self._graphed or self.network)(spikes)
         scores = self.scores(output)
         loss = classification_loss(scores, labels, self.label_smoothing)
         self.train_accuracy(scores, labels)
@@ -226,9 +248,12 @@ class NetworkClassifier(SpikingClassifier):
         spike_target: Sequence[float] = (0.0, math.inf),
         spike_weight: float = 0.0,
         start_rate: float | None = None,
+        cuda_graph: bool = False,
         **network: Any,
     ) -> None:
-        super().__init__(self.network_class(**network), label_smoothing, spike_target, spike_weight, start_rate)
+        super().__init__(
+            self.network_class(**network), label_smoothing, spike_target, spike_weight, start_rate, cuda_graph
+        )
         self.save_hyperparameters()
         # Lightning collects the arguments of subclasses from the calls around this one. It stops at the function that
         # shows the signature, so it is told where to go on.

@@ -6,7 +6,6 @@ import warnings
 from collections.abc import Callable
 from functools import lru_cache
 from importlib import import_module
-from importlib.util import find_spec
 from types import ModuleType
 from typing import Any
 
@@ -19,8 +18,7 @@ BACKENDS = ("auto", "torch", "numba", "triton")
 # Of a whole network: Triton's kernels too, with matrix products for the input layer, see input_synapse.
 NETWORK_BACKENDS = (*BACKENDS, "dense", "dense_bf16")
 # The kernels that ``auto`` takes on a device, and the modules in which those of a kind of work are.
-# Without numba (a GPU machine may have torch and Triton alone) the processor computes in plain PyTorch.
-OF_DEVICE = {"cpu": "numba" if find_spec("numba") else "torch", "cuda": "triton"}
+OF_DEVICE = {"cpu": "numba", "cuda": "triton"}
 MODULES = {
     ("network", "numba"): "network_numba",
     ("network", "triton"): "network_triton",

@@ -13,6 +13,7 @@ Source of the model and of the ramp estimator: Taylor, King & Harper, arXiv:2205
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -155,7 +156,8 @@ def event_network(
     check_estimator(estimator)
     kernels = choose_backend(backend, events.device, readout.weight.dtype, surrogate)
     if kernels is None:
-        functions = _Functions(event_linear, single_spike, leaky_scan)
+        inner = "torch" if backend == "torch" else "auto"
+        functions = _Functions(event_linear, partial(single_spike, backend=inner), partial(leaky_scan, backend=inner))
         return _composed_network(events, hidden, readout, surrogate, estimator, skip, functions)
     assert isinstance(surrogate, Surrogate)
     synapse = choose_synapse(backend, events, hidden[0].weight)

@@ -77,6 +77,7 @@ def launch_scans(pairs: list[tuple[str, Surrogate]], dtype: torch.dtype, place: 
     """Both passes of the neuron on a dense current and of the leaky scan."""
     current, row = place(torch.zeros(3, 5, dtype=dtype)), place(torch.zeros(5, dtype=dtype))
     scan_triton.dense_forward(current, row, row, keep=False)
+    scan_triton.crossings(current, row, row)
     _, saved = scan_triton.dense_forward(current, row, row, keep=True)
     saved = [place(tensor) for tensor in saved]
     for estimator, surrogate in pairs:

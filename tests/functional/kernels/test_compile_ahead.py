@@ -19,7 +19,7 @@ TARGETS = ["cuda:75", "cuda:80", "cuda:89", "cuda:90", "hip:gfx942"]
 REGISTERS = {"float32": 96, "float64": 160}
 KERNELS = {
     "some": {
-        "_spike_forward": 2,
+        "_spike_forward": 3,
         "_spike_backward": 4,
         "_leaky_forward": 1,
         "_leaky_backward": 2,
