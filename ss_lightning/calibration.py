@@ -126,7 +126,8 @@ def _scale(layer: nn.Module, factor: float) -> None:
 
 def _firing_rate(network: SpikingNetwork, spikes: Spikes, depth: int) -> float:
     """Share of the pairs of neuron and sample of a hidden layer that have a spike."""
-    return (network(spikes).activity[depth].spike_count > 0).double().mean().item()
+    count = network(spikes).activity[depth].spike_count
+    return torch.count_nonzero(count).item() / count.numel()
 
 
 def _calibrate_layer(

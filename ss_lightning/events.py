@@ -86,7 +86,11 @@ class EventBatch:
         return self.units.device
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> EventBatch:
-        """The same events on another device (Lightning calls this to move a batch)."""
+        """The same events on another device (Lightning calls this to move a batch).
+
+        From page-locked memory to a GPU the host never waits for the copy. Lightning asks for that of tensors only.
+        """
+        non_blocking = non_blocking or (torch.device(device).type == "cuda" and self.units.is_pinned())
         return EventBatch.trusted(
             self.units.to(device, non_blocking=non_blocking),
             self.offsets.to(device, non_blocking=non_blocking),

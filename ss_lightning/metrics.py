@@ -18,20 +18,52 @@ from ss_lightning.networks import NetworkOutput, Spikes
 
 
 class _PerSample(Metric):
-    """A total divided by a number of things; both states sum over processes."""
+    """A total divided by a number of things; all states sum over processes.
+
+    Spikes and steps are whole numbers, so their totals are exact integers on every device, whether or not it has
+    float64 (Apple's MPS has none), and the same however the samples are shared among batches and processes. What a
+    graded input has beyond whole numbers is added up apart.
+    """
 
     full_state_update = False
     total: Tensor
+    rest: Tensor
     count: Tensor
 
     def __init__(self) -> None:
         super().__init__()
-        self.add_state("total", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
-        self.add_state("count", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("total", torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
+        self.add_state("rest", torch.zeros(()), dist_reduce_fx="sum")
+        self.add_state("count", torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
+
+    def _add_spikes(self, spike_count: Tensor, weight: Tensor | int = 1) -> None:
+        """Add spike counts ``[B, N]``, each times the weight (a whole number) of its unit."""
+        if spike_count.is_floating_point():
+            whole = spike_count.detach().floor()
+            self.rest += ((spike_count.detach() - whole).sum(0, dtype=torch.float32) * weight).sum()
+            spike_count = whole
+        self.total += (spike_count.long().sum(0) * weight).sum()
+        self.count += len(spike_count)
 
     def compute(self) -> Tensor:
         """The mean, NaN if nothing was counted."""
-        return (self.total / self.count).float()
+        return mean_of_total(self.total, self.rest, self.count)
+
+
+def mean_of_total(total: Tensor, rest: Tensor, count: Tensor) -> Tensor:
+    """``(total + rest) / count`` to the last digits of float32, without float64.
+
+    Args:
+        total: int64, 0-d, zero or more.
+        rest: float32, 0-d.
+        count: int64, 0-d, zero or more.
+
+    Returns:
+        float32, 0-d; NaN if ``count`` is 0.
+    """
+    whole = torch.div(total, count.clamp(min=1), rounding_mode="floor")
+    left = (total - whole * count).float() + rest
+    return whole.float() + left / count.float()
 
 
 class SpikesPerSample(_PerSample):
@@ -39,8 +71,7 @@ class SpikesPerSample(_PerSample):
 
     def update(self, spike_count: Tensor) -> None:
         """Add spike counts ``[B, N]``."""
-        self.total += spike_count.sum(dtype=torch.float64)
-        self.count += len(spike_count)
+        self._add_spikes(spike_count)
 
 
 class SynopsPerSample(_PerSample):
@@ -48,8 +79,7 @@ class SynopsPerSample(_PerSample):
 
     def update(self, spike_count: Tensor, fan_out: Tensor) -> None:
         """Add spike counts ``[B, N]`` of units with ``fan_out`` ``[N]`` non-zero outgoing weights."""
-        self.total += (spike_count.sum(0, dtype=torch.float64) * fan_out).sum()
-        self.count += len(spike_count)
+        self._add_spikes(spike_count, fan_out)
 
 
 class FirstSpikeTime(_PerSample):
@@ -66,8 +96,12 @@ class FirstSpikeTime(_PerSample):
     def update(self, first_spike_time: Tensor, spike_count: Tensor) -> None:
         """Add steps of the first spikes ``[B, N]``, used where ``spike_count`` ``[B, N]`` is not zero."""
         fired = spike_count > 0
-        self.total += (first_spike_time * fired).sum() * self.step_ms
+        self.total += (first_spike_time * fired).sum()
         self.count += fired.sum()
+
+    def compute(self) -> Tensor:
+        """The mean, NaN if nothing was counted."""
+        return super().compute() * self.step_ms
 
 
 class DeadFraction(Metric):

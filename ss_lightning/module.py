@@ -24,7 +24,15 @@ from ss_lightning.errors import DivergedError, UsageError
 from ss_lightning.files import display_path
 from ss_lightning.losses import classification_loss, spike_penalty
 from ss_lightning.metrics import EvaluationMetrics, MulticlassAccuracy
-from ss_lightning.networks import MLP, ConvNet, NetworkOutput, Spikes, SpikingNetwork, evaluating
+from ss_lightning.networks import (
+    MLP,
+    ConvNet,
+    GraphedNetwork,
+    NetworkOutput,
+    Spikes,
+    SpikingNetwork,
+    evaluating,
+)
 from ss_lightning.plain import plain_checkpoint, plain_values
 from ss_lightning.signatures import passes_on_to
 
@@ -76,6 +84,8 @@ class SpikingClassifier(L.LightningModule):
             layers that are silent, see :func:`ss_lightning.calibration.wake_silent_layers`, and says so. A number
             brings every hidden layer to this share of pairs of neuron and sample with a spike, see
             :func:`ss_lightning.calibration.calibrate_weights`. None leaves all as they are.
+        cuda_graph: on one NVIDIA GPU, replay the two passes of a training step as a CUDA graph for batches of a shape
+            seen before, see :class:`ss_lightning.networks.GraphedNetwork`.
 
     Attributes:
         recording_format: time grid, units and class names of the data of the training, kept in checkpoints; None for a
@@ -100,6 +110,7 @@ class SpikingClassifier(L.LightningModule):
         spike_target: Sequence[float] = (0.0, math.inf),
         spike_weight: float = 0.0,
         start_rate: float | Literal["auto"] | None = "auto",
+        cuda_graph: bool = False,
     ) -> None:
         super().__init__()
         if not 0 <= label_smoothing <= 1:
@@ -115,6 +126,8 @@ class SpikingClassifier(L.LightningModule):
         self.spike_target = (spike_target[0], spike_target[1])
         self.spike_weight = spike_weight
         self.start_rate = start_rate
+        self.cuda_graph = cuda_graph
+        self._graphed: GraphedNetwork | None = None
         self.recording_format: RecordingFormat | None = None
         self._told_dead: set[int] = set()
         num_classes, sizes = int(network.num_classes), network.layer_sizes
@@ -206,7 +219,13 @@ class SpikingClassifier(L.LightningModule):
         return self.scores(output).float().softmax(1), decision_ms
 
     def on_fit_start(self) -> None:
-        """Remember the format of the recordings, for :meth:`predict`."""
+        """Remember the format of the recordings, for :meth:`predict`.
+
+        Raises:
+            UsageError: this training cannot run as a CUDA graph.
+        """
+        if self.cuda_graph:
+            self._graphed = self._make_graphed()
         data = self.trainer.datamodule  # type: ignore[attr-defined]
         if isinstance(data, EventDataModule):
             self.recording_format = RecordingFormat.of(data)
@@ -228,6 +247,21 @@ class SpikingClassifier(L.LightningModule):
         """Take the format of the recordings out of a checkpoint."""
         if "recording_format" in checkpoint:
             self.recording_format = RecordingFormat.from_values(checkpoint["recording_format"])
+
+    def _make_graphed(self) -> GraphedNetwork:
+        if self.device.type != "cuda" or self.trainer.world_size > 1:
+            raise UsageError(
+                f"cuda_graph needs one NVIDIA GPU, and this training runs on {self.trainer.world_size} x "
+                f"{self.device.type}. Leave it at false"
+            )
+        try:
+            return GraphedNetwork(self.network)
+        except ValueError as error:
+            raise UsageError(f"cuda_graph: {error}. Leave it at false") from error
+
+    def on_fit_end(self) -> None:
+        """Let go of the graphs, which hold memory of the card and cannot be copied."""
+        self._graphed = None
 
     def on_train_start(self) -> None:
         """Refuse a training without an end that learned delays could follow.
@@ -364,7 +398,7 @@ class SpikingClassifier(L.LightningModule):
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
         """Loss of one batch."""
         spikes, labels = batch
-        output = self.network(spikes)
+        output = (self._graphed or self.network)(spikes)
         scores = self.scores(output)
         loss = classification_loss(scores, labels, self.label_smoothing)
         self.train_accuracy(scores, labels)
@@ -492,10 +526,11 @@ class NetworkClassifier(SpikingClassifier):
         spike_target: Sequence[float] = (0.0, math.inf),
         spike_weight: float = 0.0,
         start_rate: float | Literal["auto"] | None = "auto",
+        cuda_graph: bool = False,
         **network: Any,
     ) -> None:
         made = self.network_class(**plain_values(network))
-        super().__init__(made, label_smoothing, spike_target, spike_weight, start_rate)
+        super().__init__(made, label_smoothing, spike_target, spike_weight, start_rate, cuda_graph)
         self.save_hyperparameters()
         # Lightning collects the arguments of subclasses from the calls around this one. It stops at the function that
         # shows the signature, so it is told where to go on.

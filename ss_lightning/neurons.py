@@ -157,7 +157,7 @@ def _in_short(value: Tensor) -> str:
     value = value.detach()
     if value.dim() == 0:
         return f"{value.item():.4g}{learned}"
-    low, high = (f"{end.item():.4g}" for end in torch.aminmax(value.double()))
+    low, high = (f"{end.item():.4g}" for end in torch.aminmax(value.cpu()))
     return f"{list(value.shape)} {low if low == high else f'{low} to {high}'}{learned}"
 
 

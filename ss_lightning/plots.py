@@ -158,8 +158,8 @@ def time_constants(betas: Mapping[str, Tensor], step_ms: float) -> Figure:
 
 def _finite_taus(beta: Tensor, step_ms: float) -> np.ndarray:
     """Time constants in milliseconds of the neurons that do leak and do remember."""
-    inside = beta[(beta > 0) & (beta < 1)].double()
-    return (-step_ms / inside.log()).numpy()
+    inside = beta[(beta > 0) & (beta < 1)].numpy().astype(np.float64)
+    return -step_ms / np.log(inside)
 
 
 def _range(values: np.ndarray) -> tuple[float, float]:

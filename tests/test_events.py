@@ -37,3 +37,20 @@ def test_moves_and_pickles():
     counts, events = batch()
     moved = pickle.loads(pickle.dumps(events.to("cpu", non_blocking=True)))
     assert torch.equal(moved.to_dense(torch.int64), counts)
+
+
+def test_the_host_does_not_wait_for_a_copy_from_pinned_memory(monkeypatch):
+    """Lightning moves a batch by ``batch.to(device)``, without ``non_blocking``."""
+    events = batch()[1]
+    asked = []
+
+    def moved(tensor, device, non_blocking=False):
+        asked.append((str(device), non_blocking))
+        return tensor
+
+    monkeypatch.setattr(torch.Tensor, "to", moved)
+    for pinned in (False, True):
+        monkeypatch.setattr(torch.Tensor, "is_pinned", lambda tensor, pinned=pinned: pinned)
+        events.to("cuda:0")
+        events.to(torch.device("cpu"))
+    assert asked == [*[("cuda:0", False)] * 2, *[("cpu", False)] * 2, *[("cuda:0", True)] * 2, *[("cpu", False)] * 2]

@@ -69,6 +69,38 @@ def test_two_processes_see_the_whole(tmp_path):
             torch.testing.assert_close(torch.tensor(result[rank]), expected)
 
 
+def test_totals_beyond_single_precision_are_exact():
+    """2^24 + 1 does not fit float32: neither a long evaluation nor a wide layer may lose a spike."""
+    metric, synops = SpikesPerSample(), SynopsPerSample()
+    for total in (2**24, 1, 2**24, 1):
+        metric.update(torch.tensor([[total]]).float())
+        synops.update(torch.tensor([[total]]), torch.tensor([3]))
+    assert metric.total.item() == 2**25 + 2
+    assert synops.total.item() == 3 * (2**25 + 2)
+    assert metric.compute().item() == pytest.approx(2**23 + 0.5, rel=1e-7)
+    many = FirstSpikeTime(0.1)
+    for step in (2**30, 7, 11):
+        many.update(torch.full((3, 1), step), torch.ones(3, 1))
+    assert many.compute().item() == pytest.approx((2**30 + 18) / 3 * 0.1, rel=1e-7)
+
+
+def test_graded_input_counts_as_its_sum():
+    metric, synops = SpikesPerSample(), SynopsPerSample()
+    graded = torch.tensor([[0.25, 2.5], [1.0, 0.0]])
+    metric.update(graded)
+    synops.update(graded, torch.tensor([2, 4]))
+    assert metric.compute().item() == 3.75 / 2
+    assert synops.compute().item() == (1.25 * 2 + 2.5 * 4) / 2
+
+
+def test_no_state_is_float64():
+    metrics = EvaluationMetrics(3, [4, 5], 1.0)
+    dtypes = {
+        value.dtype for metric in metrics.modules() if isinstance(metric, Metric) for value in metric._defaults.values()
+    }
+    assert dtypes == {torch.float32, torch.int64}
+
+
 def test_nothing_fired():
     metric = FirstSpikeTime(1.0)
     metric.update(torch.full((2, 3), 9), torch.zeros(2, 3))

@@ -132,6 +132,7 @@ class NarrowClassifier(NetworkClassifier):
 
 
 BASE = {"label_smoothing": 0.0, "spike_weight": 0.0, "start_rate": "auto", "spike_target": (0.0, float("inf"))}
+BASE["cuda_graph"] = False
 
 
 @pytest.mark.parametrize(

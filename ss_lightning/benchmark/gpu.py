@@ -28,17 +28,20 @@ from pathlib import Path
 from typing import Any
 
 from ss_lightning.files import display_path, write_whole
+from ss_lightning.functional.input_synapse import CROSSOVER_FILE
 
 LIMITS = {
-    "machine": 45,
+    "machine": 40,
     "float64": 75,
     "float32": 60,
     "synchronisation": 30,
-    "step": 90,
-    "conv": 45,
-    "infer": 40,
+    "step": 80,
+    "conv": 40,
+    "infer": 35,
     "crossover": 45,
-    "epochs": 60,
+    "split": 15,
+    "graph": 25,
+    "epochs": 50,
     "sanitizer": 45,
     "train": 480,
 }
@@ -60,6 +63,9 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--wheels", type=Path, help="folder of wheels to put on the path of the steps")
     parser.add_argument("--data", type=Path, help="folder with FashionMNIST/raw, for the training at the end")
     parser.add_argument("--steps", nargs="+", choices=LIMITS, default=list(LIMITS), help="run these steps only")
+    parser.add_argument(
+        "--record", action="store_true", help="write the crossover of this card into the file of the rule"
+    )
     parser.add_argument("--dry-run", action="store_true", help="on the processor, at the smallest sizes")
     options = parser.parse_args(arguments)
     if options.minutes is None:
@@ -88,7 +94,34 @@ def main(arguments: list[str]) -> int:
     print("\nA dry run: its times are those of the interpreter and say nothing." if options.dry_run else "")
     print("\n".join(summary_lines(results["steps"])))
     print(f"\nresults  {display_path(options.out)}")
+    if options.record:
+        print(record_crossover(results["steps"].get("crossover", {}), f"{options.out.name}, {results['started']}"))
     return code
+
+
+def record_crossover(result: dict[str, Any], source: str, path: Path = CROSSOVER_FILE) -> str:
+    """Write what the step ``crossover`` found on a card into the file of the rule.
+
+    Args:
+        result: of the step.
+        source: where the numbers stand.
+        path: the file of the rule.
+
+    Returns:
+        A line that says what was done.
+    """
+    found = {name: result.get("crossover", {}).get(name) for name in ("fp32", "tf32")}
+    if "card" not in result or None in found.values():
+        return "rule     unchanged: no crossover was measured on a card"
+    constants = json.loads(path.read_text(encoding="utf-8"))
+    constants["cards"][result["card"]] = {**found, "source": source}
+    entries = ",\n".join(f"  {json.dumps(name)}: {json.dumps(values)}" for name, values in constants["cards"].items())
+    what, other = json.dumps(constants["what"]), json.dumps(constants["other"])
+    with write_whole(path) as scratch:
+        scratch.write_text(
+            f'{{\n "what": {what},\n "cards": {{\n{entries}\n }},\n "other": {other}\n}}\n', encoding="utf-8"
+        )
+    return f"rule     {result['card']}: {found} written to {display_path(path)}"
 
 
 def run_steps(
@@ -241,9 +274,9 @@ def _float64_lines(values: dict[str, Any]) -> Iterable[str]:
 
 def _float32_lines(values: dict[str, Any]) -> Iterable[str]:
     for cell, entry in values.get("cells", {}).items():
-        for name in ("processor", "kernels"):
+        for name in (name for name, value in entry.items() if isinstance(value, dict)):
             equal, error = entry[name]["equal_first_spike_times"], entry[name]["relative_gradient_error"]
-            yield f"{cell:28s} {name:10s} {equal:9.5%} equal times  {error:.2g} relative error of the gradient"
+            yield f"{cell:28s} {name:13s} {equal:9.5%} equal times  {error:.2g} relative error of the gradient"
 
 
 def _synchronisation_lines(values: dict[str, Any]) -> Iterable[str]:
@@ -265,7 +298,7 @@ def _speed_lines(values: dict[str, Any]) -> Iterable[str]:
 
 
 def _crossover_lines(values: dict[str, Any]) -> Iterable[str]:
-    names = ("density", "events_ms", "dense_fp32_ms", "dense_tf32_ms", "to_dense_ms")
+    names = ("density", "events_ms", "dense_fp32_ms", "dense_tf32_ms", "dense_bf16_ms", "to_dense_ms")
     rows = values.get("rows", [])
     if rows:
         yield " ".join(f"{name:>14s}" for name in names)
@@ -273,6 +306,17 @@ def _crossover_lines(values: dict[str, Any]) -> Iterable[str]:
         yield " ".join(f"{row[name]:14g}" for name in names)
     for name, density in values.get("crossover", {}).items():
         yield f"dense is faster in {name} from a density of {density if density is not None else 'more than measured'}"
+
+
+def _split_lines(values: dict[str, Any]) -> Iterable[str]:
+    for name, entry in values.get("ways", {}).items():
+        yield f"{name:16s} {entry['share_of_moved_spikes']:9.4%} of the first spikes move"
+
+
+def _graph_lines(values: dict[str, Any]) -> Iterable[str]:
+    for cell, entry in values.get("cells", {}).items():
+        graph = f"{entry['graph_ms']:.3f} ms as a graph" if "graph_ms" in entry else "no graph"
+        yield f"{cell:44s} {entry['without_ms']:.3f} ms, dense {entry['without_dense_ms']:.3f} ms, {graph}"
 
 
 def _epoch_lines(values: dict[str, Any]) -> Iterable[str]:
@@ -290,6 +334,8 @@ _DETAILS = {
     "conv": _speed_lines,
     "infer": _speed_lines,
     "crossover": _crossover_lines,
+    "split": _split_lines,
+    "graph": _graph_lines,
     "epochs": _epoch_lines,
     "sanitizer": lambda values: [f"{name}: {lines}" for name, lines in values.get("tools", {}).items()],
     "train": lambda values: values.get("last_lines", [])[-8:],

@@ -26,6 +26,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
@@ -39,8 +40,9 @@ from ss_lightning.benchmark.cells import CONV, DEEP, FASHION, SHD, Cell, make_ba
 from ss_lightning.benchmark.clock import Job, make_clock
 from ss_lightning.benchmark.contenders import SURROGATE, KernelNetwork, contenders, taking_part
 from ss_lightning.benchmark.measure import time_cell
+from ss_lightning.benchmark.split import moved_spikes
 from ss_lightning.files import write_whole
-from ss_lightning.functional import ESTIMATORS, leaky_scan, single_spike
+from ss_lightning.functional import ESTIMATORS, crossover, leaky_scan, single_spike
 from ss_lightning.functional.network import ReadoutLayer, SpikingLayer, event_network
 
 # What an equality in float64 may miss by, relative to the largest value of the reference.
@@ -203,11 +205,14 @@ def _network_cases(step: Step) -> dict[str, Case]:
                 name = f"network, {estimator}{', skip' if skip else ''}{'' if kind == 'plain' else f', {kind}'}"
                 if kind == "plain" or (estimator == "survival" and not skip):  # the others say nothing new
                     cases[name] = _network_case(cell, estimator, skip, kind)
+                if not skip and (kind == "plain" or estimator == "survival"):
+                    cases[f"{name}, dense input"] = _network_case(cell, estimator, skip, kind, dense=True)
     return cases
 
 
-def _network_case(cell: Cell, estimator: str, skip: bool, kind: str) -> Case:
+def _network_case(cell: Cell, estimator: str, skip: bool, kind: str, dense: bool = False) -> Case:
     def run(device: torch.device, backend: str) -> list[Tensor]:
+        backend = "dense" if dense and backend == "triton" else backend
         generator = torch.Generator().manual_seed(0)
 
         def leaf(*shape: int, low: float, high: float) -> Tensor:
@@ -296,6 +301,8 @@ def check_float32(step: Step) -> None:
             ("exact", torch.device("cpu"), torch.float64, "torch"),
             ("processor", torch.device("cpu"), torch.float32, "torch"),
             ("kernels", step.device, torch.float32, "triton"),
+            ("products", step.device, torch.float32, "dense"),
+            ("bf16 products", step.device, torch.float32, "dense_bf16"),
         ):
             copied = copy.deepcopy(network).to(device, dtype)
             copied.backend = backend
@@ -309,7 +316,8 @@ def check_float32(step: Step) -> None:
                 "equal_first_spike_times": (results[name][0] == times).double().mean().item(),
                 "relative_gradient_error": ((results[name][1] - gradients).norm() / gradients.norm()).item(),
             }
-            for name in ("processor", "kernels")
+            for name in results
+            if name != "exact"
         }
         found[cell.name]["share_that_fires"] = (times < cell.steps).double().mean().item()
         step.save(cells=found)
@@ -355,7 +363,10 @@ def _training_jobs(step: Step, cell: Cell) -> Iterator[tuple[str, Job]]:
     events, labels = make_batch(cell)
     events, labels = events.to(step.device), labels.to(step.device)
     torch.manual_seed(0)
-    networks: dict[str, torch.nn.Module] = {"kernels alone": KernelNetwork(cell.sizes, "survival", "triton")}
+    networks: dict[str, torch.nn.Module] = {
+        "kernels alone": KernelNetwork(cell.sizes, "survival", "triton"),
+        "products alone": KernelNetwork(cell.sizes, "survival", "dense"),
+    }
     for contender in contenders("cuda"):
         if contender.name == "ss_lightning survival (triton)" and contender.network is not None:
             networks["MLP"] = contender.network(cell.sizes, cell.steps)
@@ -421,40 +432,100 @@ def _measure_cells(step: Step, cells: list[Cell]) -> None:
 
 
 def measure_crossover(step: Step) -> None:
-    """Milliseconds of a training step over the density of its input: events gathered, and dense products and scans."""
+    """Milliseconds of a training step over the density of its input: events gathered, and products for the input layer.
+
+    Where the two cross is the constant of the rule, :mod:`ss_lightning.functional.input_synapse`.
+    """
     densities = [0.1, 0.3] if step.dry else [0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2]
     rows: list[dict[str, float]] = []
     for density in densities:
         cell = replace(step.cells(SHD)[0], density=density)
         events, labels = make_batch(cell)
         events, labels = events.to(step.device), labels.to(step.device)
-        torch.manual_seed(0)
-        network = KernelNetwork(cell.sizes, "survival", "triton").to(step.device)
         row = {"density": density, "to_dense_ms": step.median_ms(events.to_dense)}
+        for name, backend, precision in (
+            ("events_ms", "triton", "highest"),
+            ("dense_fp32_ms", "dense", "highest"),
+            ("dense_tf32_ms", "dense", "high"),
+            ("dense_bf16_ms", "dense_bf16", "highest"),
+        ):
+            torch.manual_seed(0)
+            network = KernelNetwork(cell.sizes, "survival", backend).to(step.device)
 
-        def gathered(network: KernelNetwork = network, events: Any = events, labels: Tensor = labels) -> None:
-            network.zero_grad()
-            F.cross_entropy(network(events), labels).backward()
+            def one_step(network: KernelNetwork = network, events: Any = events, labels: Tensor = labels) -> None:
+                network.zero_grad()
+                F.cross_entropy(network(events), labels).backward()
 
-        def dense(network: KernelNetwork = network, events: Any = events, labels: Tensor = labels) -> None:
-            network.zero_grad()
-            F.cross_entropy(_dense_scores(network, events.to_dense()), labels).backward()
-
-        row["events_ms"] = step.median_ms(gathered)
-        for precision, name in (("highest", "dense_fp32_ms"), ("high", "dense_tf32_ms")):
             torch.set_float32_matmul_precision(precision)
-            row[name] = step.median_ms(dense)
-        torch.set_float32_matmul_precision("highest")
+            row[name] = step.median_ms(one_step)
+            torch.set_float32_matmul_precision("highest")
         rows.append(row)
-        step.save(rows=rows, crossover={p: _crossing(rows, f"dense_{p}_ms") for p in ("fp32", "tf32")})
+        step.save(rows=rows, crossover={p: _crossing(rows, f"dense_{p}_ms") for p in ("fp32", "tf32", "bf16")})
+    if step.device.type == "cuda":
+        card = torch.cuda.get_device_name(step.device)
+        step.save(card=card, rule_before={"highest": crossover(card)})
 
 
-def _dense_scores(network: KernelNetwork, spikes: Tensor) -> Tensor:
-    """Scores of the network by dense products and scans."""
-    *hidden, readout = network.linear
-    for linear, beta, threshold in zip(hidden, network.beta[:-1], network.threshold, strict=True):
-        spikes = single_spike(linear(spikes), beta, threshold, surrogate=SURROGATE, estimator=network.estimator)
-    return leaky_scan(readout(spikes), network.beta[-1]).sum(0)
+def measure_split_weights(step: Step) -> None:
+    """First spikes that move when the input layer multiplies in float32, and in one, two and three terms of bf16."""
+    cell = step.cells(SHD)[0]
+    ways: dict[str, Any] = {}
+    for name, error, moved in moved_spikes(cell, step.device):
+        ways[name] = {"relative_error_of_current": error, "share_of_moved_spikes": moved}
+        step.save(ways=ways)
+
+
+def measure_graphs(step: Step) -> None:
+    """A training step whose two passes are a CUDA graph (``cuda_graph: true``), and the same without.
+
+    The gradients of both must be equal. Without a card the graph is left out, and only the dense step runs.
+    """
+    try:
+        from ss_lightning.networks import MLP, ConvNet, GraphedNetwork
+    except ImportError as error:
+        raise SkippedError(f"{error} (--wheels)") from error
+    found: dict[str, Any] = {}
+    conv_cell = step.cells(CONV)[0]
+    conv = {"kernel_size": 3, "padding": 1, "pool_size": 2, "channels": (4,)} if step.dry else {
+        "kernel_size": 5, "padding": 2, "pool_size": 2, "channels": (32, 64)
+    }  # fmt: skip
+    for cell in (*step.cells(SHD, FASHION), conv_cell):
+        events, labels = make_batch(cell)
+        events, labels = events.to(step.device), labels.to(step.device)
+        shape = cell.image or cell.sizes[:1]
+        options: dict[str, Any] = {"num_classes": cell.sizes[-1], "hidden": cell.sizes[1:-1], "step_ms": 1}
+        options |= {"input_shape": shape, **(conv if cell.image else {})}
+        torch.manual_seed(0)
+        network = (ConvNet if cell.image else MLP)(**options).to(step.device)
+        dense = events.to_dense()
+
+        def one_step(
+            forward: Any, given: Any, network: Any = network, labels: Tensor = labels
+        ) -> tuple[Tensor | None, ...]:
+            network.zero_grad()
+            F.cross_entropy(forward(given).readout.sum(0), labels).backward()
+            return tuple(parameter.grad for parameter in network.parameters())
+
+        entry: dict[str, Any] = {"without_ms": step.median_ms(partial(one_step, network, events))}
+        entry["without_dense_ms"] = step.median_ms(partial(one_step, network, dense))
+        if step.device.type == "cuda":
+            graphed = GraphedNetwork(network)
+            expected = [None if grad is None else grad.clone() for grad in one_step(network, dense)]
+            one_step(graphed, events)
+            replayed = one_step(graphed, events)
+            entry["largest_difference"] = max(
+                _difference(one, other)
+                for one, other in zip(replayed, expected, strict=True)
+                if one is not None and other is not None
+            )
+            entry["graph_ms"] = step.median_ms(partial(one_step, graphed, events))
+        found[cell.name] = entry
+        step.save(cells=found)
+    wrong = [name for name, entry in found.items() if not entry.get("largest_difference", 0) < 1e-4]
+    if wrong:
+        raise AssertionError(f"a graph gives other gradients: {', '.join(wrong)}")
+    if step.device.type != "cuda":
+        step.save(note="a CUDA graph needs a GPU; only the steps without ran")
 
 
 def _crossing(rows: list[dict[str, float]], dense: str) -> float | None:
@@ -480,6 +551,7 @@ def measure_epochs(step: Step) -> None:
 
     try:
         import lightning
+        import numba  # noqa: F401 - batches are built by it
 
         from ss_lightning.data import EventData
         from ss_lightning.module import MLPClassifier
@@ -620,6 +692,8 @@ STEPS: dict[str, Callable[[Step], None]] = {
     "conv": measure_convolutions,
     "infer": measure_inference,
     "crossover": measure_crossover,
+    "split": measure_split_weights,
+    "graph": measure_graphs,
     "epochs": measure_epochs,
     "sanitizer": check_memory_accesses,
     "train": train_convolutions,

@@ -38,7 +38,8 @@ class EventDataModule(lightning.LightningDataModule):
         binning: "binary" counts a unit once per step, "count" counts every event.
         input: "events" for lists of events, "dense" for time-major uint8 tensors.
         num_workers: processes that build batches; 0 builds them in the training process.
-        pin_memory: keep batches in page-locked memory, which speeds up the copy to a GPU.
+        pin_memory: keep batches in page-locked memory, from which they are copied to an NVIDIA GPU while it computes.
+            None does so where training runs on one.
 
     Attributes:
         augment: how the training samples are changed at random; a subclass that offers it sets it.
@@ -59,7 +60,7 @@ class EventDataModule(lightning.LightningDataModule):
         binning: Literal["binary", "count"] = "binary",
         input: Literal["events", "dense"] = "events",
         num_workers: int = 0,
-        pin_memory: bool = False,
+        pin_memory: bool | None = None,
     ) -> None:
         super().__init__()
         self.num_steps = checked_whole_number("num_steps", num_steps)
@@ -217,10 +218,14 @@ class EventDataModule(lightning.LightningDataModule):
             collate_fn=identity,
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
-            pin_memory=self.pin_memory,
+            pin_memory=self._pins() if self.pin_memory is None else self.pin_memory,
             # Of its own, for a loader draws a number for its workers: the global one is left to the model.
             generator=torch.Generator().manual_seed(self._order_seed or 0),
         )
+
+    def _pins(self) -> bool:
+        """Whether batches go to a GPU of NVIDIA."""
+        return self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
 
     def _processes(self) -> tuple[int, int]:
         """How many processes train together, and which of them this is."""

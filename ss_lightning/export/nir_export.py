@@ -125,7 +125,7 @@ def inhibition_horizon(beta: Tensor, threshold: Tensor, per_step: Tensor, once: 
     Returns:
         float64 ``[N]``; infinite for neurons that can never reach their threshold again.
     """
-    beta, threshold, per_step, once = (x.double() for x in (beta, threshold, per_step.clamp(min=0), once))
+    beta, threshold, per_step, once = (x.cpu().double() for x in (beta, threshold, per_step.clamp(min=0), once))
     pull = inhibition / 2
     rest = 1 - beta
     # Where beta is 1 the sum over steps is k itself.
@@ -288,9 +288,9 @@ class _Writer:
 
     def _bound(self, weight: Tensor, bias: Tensor | None) -> None:
         """Bounds of the current behind a layer of synapses."""
-        excited = weight.detach().clamp(min=0).flatten(1).sum(1).double()
+        excited = weight.detach().cpu().clamp(min=0).flatten(1).sum(1).double()
         nothing = torch.zeros_like(excited)
-        base = nothing if bias is None else bias.detach().double()
+        base = nothing if bias is None else bias.detach().cpu().double()
         if self.most is None:
             self.drive = None
         elif math.isinf(self.most):

@@ -1,6 +1,14 @@
 """Pure maths on time-major tensors ``[T, B, N]``: each fast function stands beside its readable reference."""
 
-from ss_lightning.functional.backends import BACKENDS, MODULES, OF_DEVICE, can_launch, choose_backend, import_kernels
+from ss_lightning.functional.backends import (
+    BACKENDS,
+    MODULES,
+    NETWORK_BACKENDS,
+    OF_DEVICE,
+    can_launch,
+    choose_backend,
+    import_kernels,
+)
 from ss_lightning.functional.clamp import clamp_inward
 from ss_lightning.functional.columns import Columns
 from ss_lightning.functional.delay_line import delay_line, delay_line_reference
@@ -24,6 +32,17 @@ from ss_lightning.functional.first_spike import (
     first_spike_step,
     first_spike_time,
     spikes_at,
+)
+from ss_lightning.functional.input_synapse import (
+    CROSSOVER_FILE,
+    SYNAPSES,
+    card_memory,
+    card_name,
+    choose_synapse,
+    crossover,
+    dense_current,
+    read_crossovers,
+    split_linear,
 )
 from ss_lightning.functional.membrane import (
     MEMORY_GRADIENTS,
@@ -73,10 +92,13 @@ from ss_lightning.functional.synapse import event_linear, event_linear_reference
 
 __all__ = [
     "BACKENDS",
+    "CROSSOVER_FILE",
     "ESTIMATORS",
     "MEMORY_GRADIENTS",
     "MODULES",
+    "NETWORK_BACKENDS",
     "OF_DEVICE",
+    "SYNAPSES",
     "Columns",
     "Estimator",
     "Membrane",
@@ -91,15 +113,19 @@ __all__ = [
     "as_like",
     "beta_gradient",
     "can_launch",
+    "card_memory",
+    "card_name",
     "check_arguments",
     "check_beta",
     "check_estimator",
     "check_memory",
     "check_network",
     "choose_backend",
+    "choose_synapse",
     "clamp_inward",
     "crossing_gradient",
     "crossing_times",
+    "crossover",
     "delay_bump",
     "delay_line",
     "delay_line_reference",
@@ -107,6 +133,7 @@ __all__ = [
     "delayed_events",
     "delayed_linear",
     "delayed_linear_reference",
+    "dense_current",
     "event_linear",
     "event_linear_reference",
     "event_network",
@@ -127,6 +154,7 @@ __all__ = [
     "open_membrane",
     "parts_of",
     "raised_threshold",
+    "read_crossovers",
     "run_layers",
     "scan_backward",
     "scan_forward",
@@ -135,5 +163,6 @@ __all__ = [
     "single_spike_reference",
     "spikes_at",
     "split",
+    "split_linear",
     "threshold_current",
 ]

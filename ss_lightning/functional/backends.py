@@ -15,11 +15,15 @@ from ss_lightning.errors import UsageError
 from ss_lightning.functional.kernels.common import KNOWN_SURROGATES
 
 BACKENDS = ("auto", "torch", "numba", "triton")
+# Of a whole network: Triton's kernels too, with matrix products for the input layer, see input_synapse.
+NETWORK_BACKENDS = (*BACKENDS, "dense", "dense_bf16")
 # The kernels that ``auto`` takes on a device, and the modules in which those of a kind of work are.
 OF_DEVICE = {"cpu": "numba", "cuda": "triton"}
 MODULES = {
     ("network", "numba"): "network_numba",
     ("network", "triton"): "network_triton",
+    ("network", "dense"): "network_triton",
+    ("network", "dense_bf16"): "network_triton",
     ("spikes", "numba"): "dense_numba",
     ("spikes", "triton"): "scan_triton",
     ("scan", "triton"): "scan_triton",
@@ -37,7 +41,7 @@ def choose_backend(
     """The kernels asked for if they can do the job, or for ``auto`` those of the device; None means plain PyTorch.
 
     Args:
-        backend: ``auto``, ``torch``, ``numba`` or ``triton``.
+        backend: ``auto``, ``torch``, ``numba`` or ``triton``; of a network also ``dense`` or ``dense_bf16``.
         device: where the tensors are.
         dtype: in which the kernels would compute.
         surrogate: derivative of a crossing, or None where there is none.
@@ -46,8 +50,9 @@ def choose_backend(
     Raises:
         UsageError: the word is unknown, or the backend asked for cannot do the job (a ValueError).
     """
-    if backend not in BACKENDS:
-        raise UsageError(f"unknown backend {backend!r}; choose one of {', '.join(BACKENDS)}")
+    known = NETWORK_BACKENDS if work == "network" else BACKENDS
+    if backend not in known:
+        raise UsageError(f"unknown backend {backend!r}; choose one of {', '.join(known)}")
     name = OF_DEVICE.get(device.type, "torch") if backend == "auto" else backend
     # torch.compile and torch.export cannot look into the kernels.
     if name == "torch" or (backend == "auto" and torch.compiler.is_compiling()):
@@ -70,6 +75,8 @@ def _obstacle(
         return f"it knows the surrogates of ss_lightning.surrogate only, not {surrogate!r}"
     if dtype not in (torch.float32, torch.float64):
         return f"it computes in float32 or float64, not in {dtype}"
+    if backend == "dense_bf16" and dtype != torch.float32:
+        return f"it splits weights of float32, not of {dtype}"
     if backend == "numba" and device.type != "cpu":
         return f"it runs on the CPU, and the tensors are on {device}"
     if backend == "numba":

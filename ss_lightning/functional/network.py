@@ -13,6 +13,7 @@ Source of the model and of the ramp estimator: Taylor, King & Harper, arXiv:2205
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -24,6 +25,7 @@ from torch.autograd.function import once_differentiable
 from ss_lightning.events import EventBatch
 from ss_lightning.functional.backends import choose_backend
 from ss_lightning.functional.first_spike import check_estimator, first_spike_time
+from ss_lightning.functional.input_synapse import choose_synapse
 from ss_lightning.functional.kernels.common import LayerTensors
 from ss_lightning.functional.scan import as_like, leaky_scan, leaky_scan_reference
 from ss_lightning.functional.single_spike import SpikeGrad, check_beta, single_spike, single_spike_reference
@@ -124,7 +126,9 @@ def event_network(
         skip: every layer after the first, the readout included, listens to ALL hidden layers before it, in order
             (weight ``[N_out, N_1 + ... + N_l]``), instead of only the one before.
         backend: ``torch`` (always works), ``numba`` (CPU), ``triton`` (CUDA), or ``auto``: the fused kernels of the
-            device where they know the surrogate and dtype, else ``torch``.
+            device where they know the surrogate and dtype, else ``torch``. On CUDA ``dense`` and ``dense_bf16`` take
+            matrix products for the input layer, which ``auto`` does for dense input, see
+            :mod:`ss_lightning.functional.input_synapse`.
 
     Returns:
         Membrane of the readout (a view, contiguous per sample), first spike times and spike counts.
@@ -152,10 +156,12 @@ def event_network(
     check_estimator(estimator)
     kernels = choose_backend(backend, events.device, readout.weight.dtype, surrogate)
     if kernels is None:
-        functions = _Functions(event_linear, single_spike, leaky_scan)
+        inner = "torch" if backend == "torch" else "auto"
+        functions = _Functions(event_linear, partial(single_spike, backend=inner), partial(leaky_scan, backend=inner))
         return _composed_network(events, hidden, readout, surrogate, estimator, skip, functions)
     assert isinstance(surrogate, Surrogate)
-    setup = _Setup(kernels, events, surrogate, estimator, skip, [layer.keep for layer in hidden])
+    synapse = choose_synapse(backend, events, hidden[0].weight)
+    setup = _Setup(kernels, events, surrogate, estimator, skip, [layer.keep for layer in hidden], synapse)
     tensors: list[Tensor | None] = []
     for layer in hidden:
         weight, bias, beta, threshold, _ = layer
@@ -299,6 +305,7 @@ class _Setup(NamedTuple):
     estimator: str
     skip: bool
     keep: list[Tensor | None]
+    synapse: str
 
 
 class _EventNetwork(torch.autograd.Function):
@@ -307,8 +314,10 @@ class _EventNetwork(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, setup: _Setup, *tensors: Tensor | None) -> tuple[Tensor, ...]:
         *hidden, readout = _layers(tensors)
+        # The processor's kernels know events only.
+        way = {} if setup.synapse == "events" else {"synapse": setup.synapse}
         membrane, times, ctx.prepared = setup.kernels.network_forward(
-            setup.events, hidden, readout, setup.skip, setup.keep
+            setup.events, hidden, readout, setup.skip, setup.keep, **way
         )
         ctx.setup = setup
         ctx.num_tensors = len(tensors)

@@ -19,6 +19,7 @@ from ss_lightning.networks.decoders import (
     SumDecoder,
     make_decoder,
 )
+from ss_lightning.networks.graphs import GraphedNetwork
 from ss_lightning.networks.mlp import MLP
 from ss_lightning.networks.time_constants import LogTau, decay, draw_decays
 
@@ -28,6 +29,7 @@ __all__ = [
     "Decoder",
     "DecoderName",
     "FirstSpikeDecoder",
+    "GraphedNetwork",
     "LayerActivity",
     "LogTau",
     "MaxDecoder",

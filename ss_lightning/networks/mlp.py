@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ss_lightning.delayed_linear import DelayedLinear
 from ss_lightning.events import EventBatch
-from ss_lightning.functional.backends import BACKENDS
+from ss_lightning.functional.backends import NETWORK_BACKENDS
 from ss_lightning.functional.delay_line import delay_line
 from ss_lightning.functional.network import ReadoutLayer, SpikingLayer, Stage, event_network
 from ss_lightning.functional.synapse import event_linear
@@ -45,9 +45,11 @@ class MLP(SpikingNetwork):
         delay_width_ms: half-width over which a delayed spike is spread when training begins; None for half of
             ``max_delay_ms``. The classifier narrows it to one step.
         backend: how single-spike networks run on events: ``numba`` (CPU), ``triton`` (CUDA), ``torch`` (anywhere), or
-            ``auto``, the fastest of them that can do the job. All give the same spikes and gradients. Learned delays
-            have no ``triton`` kernels: there it means ``auto``. ``numba`` and ``triton`` are refused for a network
-            that cannot run in one fused kernel; :attr:`fusion_obstacle` says why.
+            ``auto``, the fastest of them that can do the job. All give the same spikes and gradients. ``dense`` is
+            ``triton`` with matrix products for the input layer, which ``auto`` takes on CUDA where the input is dense;
+            ``dense_bf16`` runs these products on the bf16 units of the card, with weights split into three terms.
+            Learned delays have no ``triton`` kernels: there it means ``auto``. All but ``torch`` and ``auto`` are
+            refused for a network that cannot run in one fused kernel; :attr:`fusion_obstacle` says why.
 
     Raises:
         ValueError: a word is unknown, a number is out of its range, or the backend cannot run this network.
@@ -76,12 +78,12 @@ class MLP(SpikingNetwork):
         max_delay_ms: float = 0.0,
         delay_per_synapse: bool = False,
         delay_width_ms: float | None = None,
-        backend: Literal["auto", "torch", "numba", "triton"] = "auto",
+        backend: Literal["auto", "torch", "numba", "triton", "dense", "dense_bf16"] = "auto",
         **network: Any,
     ) -> None:
         super().__init__(**network)
-        if backend not in BACKENDS:
-            raise ValueError(f"unknown backend {backend!r}; choose {', '.join(BACKENDS)}")
+        if backend not in NETWORK_BACKENDS:
+            raise ValueError(f"unknown backend {backend!r}; choose {', '.join(NETWORK_BACKENDS)}")
         if not hidden or any(size < 1 for size in hidden):
             raise ValueError(f"hidden must list at least one layer of at least one neuron, got {hidden}")
         if self.batch_norm and not bias:
@@ -109,7 +111,7 @@ class MLP(SpikingNetwork):
                 self._add_norm(nn.BatchNorm1d(size))
         self.readout = self.make_readout()
         self._initialise_all(list(self.synapses))
-        if backend in ("numba", "triton") and self.fusion_obstacle is not None:
+        if backend not in ("auto", "torch") and self.fusion_obstacle is not None:
             raise ValueError(
                 f"backend {backend!r} cannot run this network. {self.fusion_obstacle} Choose torch or auto"
             )
@@ -123,7 +125,7 @@ class MLP(SpikingNetwork):
             per_synapse=self.delay_per_synapse,
             bias=bias,
             start_width_ms=self.delay_width_ms,
-            backend="auto" if self.backend == "triton" else self.backend,
+            backend=self.backend if self.backend in ("torch", "numba") else "auto",
         )
 
     def forward(self, spikes: Spikes) -> NetworkOutput:

@@ -1,6 +1,8 @@
 """The script for the first GPU: what a step leaves when it fails or hangs, the wheels, and all of it in a dry run."""
 
 import json
+import os
+import subprocess
 import sys
 import time
 import zipfile
@@ -10,6 +12,9 @@ import pytest
 import torch
 
 from ss_lightning.benchmark import gpu, gpu_steps
+from ss_lightning.functional import CROSSOVER_FILE, crossover, read_crossovers
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -168,12 +173,58 @@ def test_dry_run(tmp_path):
     (cell,) = steps["float32"]["cells"].values()
     assert cell["kernels"]["equal_first_spike_times"] == 1
     assert cell["kernels"]["relative_gradient_error"] < 1e-5
+    assert cell["products"]["equal_first_spike_times"] == cell["bf16 products"]["equal_first_spike_times"] == 1
+    assert cell["bf16 products"]["relative_gradient_error"] < 1e-5
     assert 0 < cell["share_that_fires"] < 1
     for name in ("step", "conv", "infer"):
         contenders = {row["contender"]: row["status"] for row in steps[name]["rows"]}
         assert contenders["snnTorch Leaky"] == contenders["ss_lightning survival (triton)"] == "measured"
         assert contenders["snnTorch Leaky (CUDA graph)"] == "needs a GPU"
     assert len(steps["crossover"]["rows"]) == 2
+    assert {"events_ms", "dense_fp32_ms", "dense_tf32_ms", "dense_bf16_ms"} < set(steps["crossover"]["rows"][0])
+    assert list(steps["split"]["ways"]) == ["float32", "bf16, 1 terms", "bf16, 2 terms", "bf16, 3 terms"]
+    assert steps["split"]["ways"]["bf16, 3 terms"]["share_of_moved_spikes"] == 0
+    assert len(steps["graph"]["cells"]) == 2
+    assert "needs a GPU" in steps["graph"]["note"]
     (epochs,) = steps["epochs"]["cells"].values()
     assert len(epochs["epoch_s"]) == 3
     assert epochs["busy_ms"] > 0
+
+
+ABSENT = ("numba", "snntorch", "lightning", "torchmetrics", "jsonargparse", "tonic", "h5py", "matplotlib", "pandas")
+SKIPPED_WITHOUT = ("conv", "graph", "epochs", "sanitizer", "train")
+
+
+@pytest.mark.slow
+def test_a_plain_checkout_needs_torch_triton_and_numpy_alone(tmp_path):
+    """Every step in a process where nothing else can be imported; those that need more say so."""
+    blocks = f"import sys\nsys.modules.update(dict.fromkeys({ABSENT!r}))\n"
+    code = blocks + "from ss_lightning.benchmark import gpu_steps\n"
+    for name in gpu.LIMITS:
+        code += f"gpu_steps.main([{name!r}, '--dry', '--result', {str(tmp_path / name)!r}])\n"
+    environment = {**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": str(ROOT)}
+    subprocess.run([sys.executable, "-c", code], check=True, env=environment, stdout=subprocess.DEVNULL, timeout=600)
+    status = {name: json.loads((tmp_path / name).read_text())["status"] for name in gpu.LIMITS}
+    assert {name: said.split(":")[0] for name, said in status.items()} == {
+        name: "skipped" if name in SKIPPED_WITHOUT else "done" for name in gpu.LIMITS
+    }, status
+    assert "numba" in status["epochs"] or "lightning" in status["epochs"]
+
+
+def test_the_crossover_of_a_card_is_written_into_the_file_of_the_rule(tmp_path):
+    path = tmp_path / "crossover.json"
+    path.write_text(CROSSOVER_FILE.read_text())
+    before = crossover("NVIDIA H100 PCIe", path)
+    found = {"card": "NVIDIA H100 PCIe", "crossover": {"fp32": 0.0123, "tf32": 0.0042, "bf16": None}}
+    assert "written to" in gpu.record_crossover(found, "gpu.json, today", path)
+    read_crossovers.cache_clear()
+    assert crossover("NVIDIA H100 PCIe", path) == 0.0123 != before
+    assert crossover("NVIDIA H100 80GB HBM3", path) == before
+    assert crossover("NVIDIA H100 PCIe", path) != crossover("unknown", path)
+    written = path.read_text()
+    for nothing in ({}, {"crossover": found["crossover"]}, {**found, "crossover": {"fp32": None, "tf32": 0.1}}):
+        assert gpu.record_crossover(nothing, "", path).startswith("rule     unchanged")
+    assert path.read_text() == written
+    # Written for a second time, the file differs in nothing.
+    gpu.record_crossover(found, "gpu.json, today", path)
+    assert path.read_text() == written

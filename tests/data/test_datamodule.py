@@ -197,7 +197,8 @@ def test_what_is_known_before_the_data_are_read(module, shown):
 
 
 def on_device(module, rank, world_size):
-    module.trainer = SimpleNamespace(world_size=world_size, global_rank=rank)
+    strategy = SimpleNamespace(root_device=torch.device("cpu"))
+    module.trainer = SimpleNamespace(world_size=world_size, global_rank=rank, strategy=strategy)
     return module
 
 
@@ -215,6 +216,21 @@ def test_evaluation_on_several_devices_repeats_nothing(data, world_size, batch_s
 def test_fewer_samples_than_devices_are_refused(data):
     with pytest.raises(UsageError, match="11 samples cannot be shared among 12 devices"):
         on_device(data(), 0, 12).test_dataloader()
+
+
+@pytest.mark.parametrize(
+    ("device", "given", "expected"),
+    [("cuda", None, True), ("cpu", None, False), ("mps", None, False), ("cuda", False, False), ("cpu", True, True)],
+)
+def test_batches_are_pinned_where_they_go_to_a_gpu(device, given, expected):
+    data = YinYangData(num_train=20, num_val=5, num_test=5, num_steps=8, step_ms=1, pin_memory=given)
+    strategy = SimpleNamespace(root_device=torch.device(device), broadcast=lambda value: value)
+    epoch = SimpleNamespace(current=SimpleNamespace(processed=0))
+    data.trainer = SimpleNamespace(
+        strategy=strategy, world_size=1, global_rank=0, fit_loop=SimpleNamespace(epoch_progress=epoch)
+    )
+    assert data.train_dataloader().pin_memory is expected
+    assert data.test_dataloader().pin_memory is expected
 
 
 # Command line -----------------------------------------------------------------------------------------------
@@ -267,7 +283,7 @@ def test_the_arguments_are_those_that_are_documented():
         "binning": "binary",
         "input": "events",
         "num_workers": 0,
-        "pin_memory": False,
+        "pin_memory": None,
     }
     assert arguments["batch_size"].annotation is int
 

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from ss_lightning.events import EventBatch
+from ss_lightning.functional import backends
 from ss_lightning.functional.network import (
     ReadoutLayer,
     SpikingLayer,
@@ -348,3 +349,16 @@ assert os.waitpid(child, 0)[1] == 0
 def test_works_after_a_fork() -> None:
     """The thread pool belongs to one process: a child must not wait for threads it does not have."""
     subprocess.run([sys.executable, "-c", FORKED], check=True, timeout=600)
+
+
+def test_plain_torch_takes_no_kernel(monkeypatch):
+    """Not even for the neurons of a layer: a machine without numba and Triton must be able to compute with it."""
+
+    def none(*args, **options):
+        raise AssertionError("kernels were asked for")
+
+    monkeypatch.setattr(backends, "import_kernels", none)
+    case = Case(sizes=(6, 9, 7))
+    assert_same(case.run(backend="torch"), case.run(event_network_reference), 1e-12)
+    with pytest.raises(AssertionError, match="kernels were asked for"):
+        case.run(backend="auto")

@@ -6,6 +6,9 @@ samples at a time as memory allows: the membrane is recomputed into scratch, ``d
 with the layers above, and a walk back in time turns it into ``dL/dI``. Weight gradients gather those rows over the
 events of each input unit, in a fixed order and without atomics, so results are deterministic.
 
+The input layer may be dense instead (:mod:`ss_lightning.functional.input_synapse`): matrix products for its current and
+for the gradient of its weights, and the scans of :mod:`ss_lightning.functional.kernels.scan_triton` between them.
+
 With ``TRITON_INTERPRET=1`` the kernels run on the CPU, slowly, which is how they are tested without a GPU.
 """
 
@@ -21,6 +24,8 @@ import triton.language as tl
 from torch import Tensor
 
 from ss_lightning.events import EventBatch
+from ss_lightning.functional.input_synapse import dense_current
+from ss_lightning.functional.kernels import scan_triton
 from ss_lightning.functional.kernels.common import LayerTensors, estimator_code, surrogate_code
 from ss_lightning.functional.kernels.common_triton import (
     device_guard,
@@ -276,13 +281,42 @@ class StepEvents(NamedTuple):
         return self._replace(offsets=self.offsets[low * self.stride :])
 
 
+class DenseInput(NamedTuple):
+    """What an input layer by matrix products leaves for the backward pass; a column is a neuron of a sample.
+
+    Attributes:
+        spikes: input ``[T * B, N_in]``.
+        current: ``[T, B * N]``.
+        beta: ``[B * N]``.
+        threshold: ``[B * N]``.
+        saved: see :func:`ss_lightning.functional.kernels.scan_triton.crossings`.
+        kept: bool ``[B, N]``, false where a neuron is left out of a sample; None for none.
+    """
+
+    spikes: Tensor
+    current: Tensor
+    beta: Tensor
+    threshold: Tensor
+    saved: tuple[Tensor, Tensor, Tensor]
+    kept: Tensor | None
+
+
 class Prepared(NamedTuple):
-    """What the backward pass takes over from the forward pass; ``inputs`` are the events that each layer listens to."""
+    """What the backward pass takes over from the forward pass.
+
+    Attributes:
+        events: input of the network.
+        inputs: the events that each layer listens to.
+        hidden: hidden layers.
+        readout: the last layer.
+        dense: of an input layer by matrix products; None where it gathers events.
+    """
 
     events: EventBatch
     inputs: list[StepEvents]
     hidden: list[_Layer]
     readout: _Layer
+    dense: DenseInput | None = None
 
 
 def _prepare(layer: LayerTensors) -> _Layer:
@@ -377,22 +411,29 @@ def network_forward(
     readout: LayerTensors,
     skip: bool,
     keep: Sequence[Tensor | None],
+    synapse: str = "events",
 ) -> tuple[Tensor, list[Tensor], Prepared]:
     """Readout membrane ``[B, T, C]`` and first spike times int32 ``[B, N]`` of every hidden layer.
 
-    Times are ``T`` for silent neurons and -1 where ``keep`` (bool ``[B, N]``, or None) leaves a neuron out.
+    Times are ``T`` for silent neurons and -1 where ``keep`` (bool ``[B, N]``, or None) leaves a neuron out. ``synapse``
+    says how the input layer is computed, see :mod:`ss_lightning.functional.input_synapse`.
     """
     num_steps, num_samples, _ = events.shape
     inputs = [StepEvents(events.units, events.offsets, num_steps)]
     prepared = Prepared(events, inputs, [_prepare(layer) for layer in hidden], _prepare(readout))
     times: list[Tensor] = []
     with device_guard(events.offsets):
-        for layer, kept in zip(prepared.hidden, keep, strict=True):
+        for i, (layer, kept) in enumerate(zip(prepared.hidden, keep, strict=True)):
             size = len(layer.beta)
-            time = torch.empty(num_samples, size, dtype=torch.int32, device=events.device)
-            _first_times[_grid(num_samples, size)](
-                *inputs[-1], *layer, _bias_stride(layer), time, num_steps, size, **_OPTIONS
-            )
+            if i == 0 and synapse != "events":
+                dense = _dense_forward(events, layer, kept, synapse)
+                prepared = prepared._replace(dense=dense)
+                time = dense.saved[0].view(num_samples, size)
+            else:
+                time = torch.empty(num_samples, size, dtype=torch.int32, device=events.device)
+                _first_times[_grid(num_samples, size)](
+                    *inputs[-1], *layer, _bias_stride(layer), time, num_steps, size, **_OPTIONS
+                )
             times.append(time if kept is None else torch.where(kept, time, -1))
             inputs.append(spike_events(times if skip else times[-1:], num_steps))
         size = len(readout.weight)
@@ -401,6 +442,36 @@ def network_forward(
             *inputs[-1], *prepared.readout[:3], membrane, num_steps, size, **_OPTIONS
         )
     return membrane, times, prepared
+
+
+def _dense_forward(events: EventBatch, layer: _Layer, kept: Tensor | None, synapse: str) -> DenseInput:
+    """The input layer by a matrix product and a scan."""
+    num_steps, num_samples, _ = events.shape
+    spikes = events.to_dense(layer.table.dtype).flatten(0, 1)
+    current = dense_current(spikes, layer.table.t(), synapse).view(num_steps, num_samples, -1)
+    current += layer.bias[:, None] if layer.bias.dim() == 2 else layer.bias
+    columns = current.flatten(1)
+    beta, threshold = (value.repeat(num_samples) for value in (layer.beta, layer.threshold))
+    return DenseInput(spikes, columns, beta, threshold, scan_triton.crossings(columns, beta, threshold), kept)
+
+
+def _dense_backward(
+    dense: DenseInput, total: _Layer, grad: Tensor, surrogate: Surrogate, estimator: str, needs: LayerTensors
+) -> None:
+    """Add the gradients of the input layer to its totals; ``grad = dL/dS`` is ``[T, B, N]``."""
+    num_steps, num_samples, size = grad.shape
+    if dense.kept is not None:
+        grad = grad * dense.kept
+    current, beta, threshold = scan_triton.dense_backward(
+        dense.current, dense.beta, dense.threshold, dense.saved, grad.flatten(1), surrogate, estimator
+    )
+    total.beta.add_(beta.view(num_samples, size).sum(0))
+    total.threshold.add_(threshold.view(num_samples, size).sum(0))
+    current = current.view(num_steps, num_samples, size)
+    if needs.bias:
+        total.bias.add_(current.sum(1) if total.bias.dim() == 2 else current.sum((0, 1)))
+    if needs.weight:
+        torch.mm(dense.spikes.t(), current.flatten(0, 1), out=total.table)
 
 
 def network_backward(
@@ -424,8 +495,10 @@ def network_backward(
     lowest = next(i for i, need in enumerate(needs) if any(need))
     widest = max(len(layer.beta) for layer in layers)
     chunk = max(1, _scratch_bytes(grad.device) // (num_steps * widest * grad.element_size()))
+    if prepared.dense is not None:  # it holds the whole batch already
+        chunk = num_samples
     by_unit = [
-        None if not need.weight
+        None if not need.weight or (i == 0 and prepared.dense is not None)
         else UnitSpikes(times[:i] if skip else times[i - 1 : i], num_steps) if i
         else UnitEvents(prepared.events)
         for i, need in enumerate(needs)
@@ -443,9 +516,16 @@ def network_backward(
             _add(totals[-1], by_unit[-1], low, high, current, [*shares, None])
             above = {len(hidden): current}
             for i in range(len(hidden) - 1, lowest - 1, -1):
+                counts = grad_counts[i]
+                if i == 0 and prepared.dense is not None:
+                    by_time = {k: signal.transpose(0, 1) for k, signal in above.items()}
+                    current = _gradient_of_spikes(i, layers, by_time, skip)
+                    if counts is not None:
+                        current += counts
+                    _dense_backward(prepared.dense, totals[i], current, surrogate, estimator, needs[i])
+                    break
                 size = len(layers[i].beta)
                 current = _gradient_of_spikes(i, layers, above, skip)
-                counts = grad_counts[i]
                 if counts is not None:
                     current += counts[low:high, None]
                 scratch = torch.empty_like(current)
@@ -481,7 +561,10 @@ def network_backward(
 
 
 def _gradient_of_spikes(i: int, layers: list[_Layer], above: dict[int, Tensor], skip: bool) -> Tensor:
-    """``dL/dS`` of hidden layer ``i``, ``[B, T, N]``: ``dL/dI`` of the layers that listen to it times their weights."""
+    """``dL/dS`` of hidden layer ``i``, ``[B, T, N]``: ``dL/dI`` of the layers that listen to it times their weights.
+
+    It is ``[T, B, N]`` where ``above`` is.
+    """
     begin = sum(len(layer.beta) for layer in layers[:i]) if skip else 0
     rows = slice(begin, begin + len(layers[i].beta))
     listeners = range(i + 1, len(layers)) if skip else [i + 1]

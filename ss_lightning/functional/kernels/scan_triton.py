@@ -66,12 +66,16 @@ def _spike_forward(
     kept,
     num_steps,
     columns,
+    SPIKES: tl.constexpr,
     KEEP: tl.constexpr,
     CHUNK: tl.constexpr,
     STAGES: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """Spikes, first and second crossing (``num_steps`` for none) and, with ``KEEP``, the membrane before each chunk."""
+    """First and second crossing of every column, ``num_steps`` for none.
+
+    With ``SPIKES`` also the spikes, with ``KEEP`` the membrane before each chunk.
+    """
     stride = columns.to(tl.int64)
     column = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     inside = column < stride
@@ -92,7 +96,8 @@ def _spike_forward(
             second = tl.where(crossed & (first < num_steps) & (second == num_steps), step, second)
             fires = crossed & (first == num_steps)
             first = tl.where(fires, step, first)
-            tl.store(spikes + at + k * stride, fires.to(membrane.dtype), mask=inside & (step < num_steps))
+            if SPIKES:
+                tl.store(spikes + at + k * stride, fires.to(membrane.dtype), mask=inside & (step < num_steps))
     tl.store(first_out + column, first, mask=inside)
     tl.store(second_out + column, second, mask=inside)
 
@@ -254,15 +259,38 @@ def dense_forward(
 
     That is the first and second crossing int32 ``[M]``, and the membrane every few steps (nothing without ``keep``).
     """
-    num_steps, columns = current.shape
     spikes = torch.empty_like(current)
+    return spikes, _crossings(current, beta, threshold, spikes, keep)
+
+
+def crossings(current: Tensor, beta: Tensor, threshold: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """What :func:`dense_forward` keeps, without the spikes ``[T, M]``: they are known by the first crossings."""
+    return _crossings(current, beta, threshold, None, True)
+
+
+def _crossings(
+    current: Tensor, beta: Tensor, threshold: Tensor, spikes: Tensor | None, keep: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """First and second crossing and kept membranes; the spikes are written into ``spikes``."""
+    num_steps, columns = current.shape
     first, second = (torch.empty(columns, dtype=torch.int32, device=current.device) for _ in range(2))
     kept = current.new_empty(triton.cdiv(num_steps, _CHUNK) if keep else 0, columns)
     with device_guard(current):
         _spike_forward[_grid(columns)](
-            current, beta, threshold, spikes, first, second, kept, num_steps, columns, KEEP=keep, **_OPTIONS
+            current,
+            beta,
+            threshold,
+            current if spikes is None else spikes,
+            first,
+            second,
+            kept,
+            num_steps,
+            columns,
+            SPIKES=spikes is not None,
+            KEEP=keep,
+            **_OPTIONS,
         )
-    return spikes, (first, second, kept)
+    return first, second, kept
 
 
 def dense_backward(

@@ -1,6 +1,7 @@
 """Compiles the Triton kernels for a card that need not be there, as the functions that launch them would.
 
 In a process of its own, because Triton then has a driver that is none, and nobody else may see it: :func:`start`.
+``python -m tests.functional.kernels.compile_ahead`` prints the registers of every kernel on every card (half an hour).
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ from ss_lightning.functional.kernels.common import ESTIMATOR_CODES, LayerTensors
 from ss_lightning.surrogate import ATan, FastSigmoid, Surrogate, Triangle
 
 SURROGATES: list[Surrogate] = [FastSigmoid(10), ATan(2), Triangle(1)]
+# Turing, Ampere, Ada and Hopper, and the MI300 of AMD.
+TARGETS = ["cuda:75", "cuda:80", "cuda:89", "cuda:90", "hip:gfx942"]
 PAIRS = [(estimator, surrogate) for estimator in ESTIMATOR_CODES for surrogate in SURROGATES]
 # Every estimator once and every surrogate at least once.
 SOME = [(estimator, SURROGATES[i % 3]) for i, estimator in enumerate(ESTIMATOR_CODES)]
@@ -77,6 +80,7 @@ def launch_scans(pairs: list[tuple[str, Surrogate]], dtype: torch.dtype, place: 
     """Both passes of the neuron on a dense current and of the leaky scan."""
     current, row = place(torch.zeros(3, 5, dtype=dtype)), place(torch.zeros(5, dtype=dtype))
     scan_triton.dense_forward(current, row, row, keep=False)
+    scan_triton.crossings(current, row, row)
     _, saved = scan_triton.dense_forward(current, row, row, keep=True)
     saved = [place(tensor) for tensor in saved]
     for estimator, surrogate in pairs:
@@ -163,6 +167,24 @@ def entries(process: subprocess.Popen[str]) -> list[dict[str, Any]]:
     return json.loads(told)
 
 
+def table(found: dict[str, list[dict[str, Any]]]) -> list[str]:
+    """The most registers of a thread by kernel and target as a table in Markdown, spills behind a plus.
+
+    Args:
+        found: what :func:`entries` returned, by target.
+    """
+    kernels = list(dict.fromkeys(entry["kernel"] for some in found.values() for entry in some))
+    lines = [f"| kernel | {' | '.join(found)} |", "| --- " * (1 + len(found)) + "|"]
+    for kernel in kernels:
+        cells = []
+        for some in found.values():
+            mine = [entry for entry in some if entry["kernel"] == kernel]
+            lost = sum(entry["spilled"] + entry["stack"] + entry["local"] for entry in mine)
+            cells.append(f"{max(entry['registers'] for entry in mine)}{f' + {lost}' if lost else ''}")
+        lines.append(f"| `{kernel}` | {' | '.join(cells)} |")
+    return lines
+
+
 def main(target: str, dtype: str, pairs: str) -> None:
     """Compile and print."""
     kind, arch = target.split(":")
@@ -181,3 +203,8 @@ def main(target: str, dtype: str, pairs: str) -> None:
         entry |= {"shared": variant.metadata.shared, "num_warps": variant.metadata.num_warps}
         found.append(entry | used(variant, goal))
     print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    for dtype in ("float32", "float64"):
+        print(dtype, *table({target: entries(start(target, dtype, "all")) for target in TARGETS}), sep="\n")

@@ -9,17 +9,15 @@ from typing import Any
 import pytest
 
 pytest.importorskip("triton")
-from tests.functional.kernels.compile_ahead import entries, start
+from tests.functional.kernels.compile_ahead import TARGETS, entries, start, table
 
 LONG = bool(os.environ.get("SS_LIGHTNING_LONG_TESTS"))
-# Turing, Ampere, Ada and Hopper, and the MI300 of AMD.
-TARGETS = ["cuda:75", "cuda:80", "cuda:89", "cuda:90", "hip:gfx942"]
 # Registers of a thread. A multiprocessor has 65,536. So at the first bound it holds 10 programs of a scan, 64 threads
 # each, where a layer of 300 neurons and 128 samples needs 5 on each of 132; at the second bound it holds 6.
 REGISTERS = {"float32": 96, "float64": 160}
 KERNELS = {
     "some": {
-        "_spike_forward": 2,
+        "_spike_forward": 3,
         "_spike_backward": 4,
         "_leaky_forward": 1,
         "_leaky_backward": 2,
@@ -93,3 +91,9 @@ def test_what_is_looked_for_would_be_found() -> None:
         assert_sound([*rest[:-1], layer | {"order": "l;s;lls;s"}], "cuda:90", "float32", "some")
     with pytest.raises(AssertionError):
         assert_sound([*rest, layer], "cuda:90", "float32", "some")
+
+
+def test_the_table_shows_the_most_registers_and_every_spill() -> None:
+    entry = {"kernel": "_one", "registers": 40, "spilled": 0, "stack": 0, "local": 0}
+    found = {"cuda:75": [entry, entry | {"registers": 52}], "cuda:90": [entry | {"stack": 8}, entry | {"spilled": 1}]}
+    assert table(found) == ["| kernel | cuda:75 | cuda:90 |", "| --- | --- | --- |", "| `_one` | 52 | 40 + 9 |"]

@@ -33,21 +33,21 @@ CASES = [
 ]
 
 
-def check_all(device: str) -> None:
-    """Every case with every estimator on a device: spike times, output and gradients."""
+def check_all(device: str, every: int = 1, backend: str = "triton") -> None:
+    """Every case with every so many of the estimators on a device: spike times, output and gradients."""
     for number, case in enumerate(CASES):
-        for estimator in ESTIMATORS:
+        for estimator in ESTIMATORS[number % every :: every]:
             surrogate = SURROGATES[(number + ESTIMATORS.index(estimator)) % 3]
             options = {"surrogate": surrogate, "estimator": estimator}
             expected = case.run(event_network_reference, **options)
-            found = on(case, device).run(backend="triton", **options)
+            found = on(case, device).run(backend=backend, **options)
             out, times, grads = (move(part) for part in found)
             assert_same((out, times, grads), expected, 1e-12)
     wrong = on(CASES[0], device)
     with torch.no_grad():
         wrong.hidden[0].beta[0] += 1e-3
     with pytest.raises(AssertionError):
-        assert_same([move(part) for part in wrong.run(backend="triton")], CASES[0].run(event_network_reference), 1e-10)
+        assert_same([move(part) for part in wrong.run(backend=backend)], CASES[0].run(event_network_reference), 1e-10)
 
 
 def on(case: Case, device: str) -> Case:
@@ -87,6 +87,11 @@ def test_interpreted_kernels_equal_the_reference() -> None:
 
 
 @pytest.mark.slow
+def test_an_input_layer_by_matrix_products_equals_the_reference() -> None:
+    run_interpreted("check_all('cpu', 2, 'dense')")
+
+
+@pytest.mark.slow
 def test_samples_in_chunks_equal_the_reference() -> None:
     run_interpreted("check_chunks()")
 
@@ -99,8 +104,9 @@ def run_interpreted(check: str) -> None:
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_kernels_on_the_gpu_equal_the_reference():
-    check_all("cuda")
+@pytest.mark.parametrize("backend", ["triton", "dense"])
+def test_kernels_on_the_gpu_equal_the_reference(backend):
+    check_all("cuda", backend=backend)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
@@ -115,8 +121,9 @@ def test_float32_on_the_gpu_at_the_size_of_shd():
 def test_without_a_gpu_and_without_the_interpreter_it_says_so():
     case = Case()
     if os.environ.get("TRITON_INTERPRET") != "1":
-        with pytest.raises(ValueError, match="it runs on CUDA"):
-            event_network(case.events, case.hidden, case.readout, backend="triton")
+        for backend in ("triton", "dense"):
+            with pytest.raises(ValueError, match=f"the {backend} backend cannot be used: it runs on CUDA"):
+                event_network(case.events, case.hidden, case.readout, backend=backend)
 
 
 def test_spikes_of_hidden_layers_become_events() -> None:
@@ -204,8 +211,8 @@ def test_host_stalls_are_found() -> None:
 
 
 @pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") == "1", reason="the interpreter copies what it is given")
-@pytest.mark.parametrize("skip", [False, True])
-def test_a_step_never_waits_for_the_card(monkeypatch: pytest.MonkeyPatch, skip: bool) -> None:
+@pytest.mark.parametrize(("skip", "backend"), [(False, "triton"), (True, "triton"), (False, "dense")])
+def test_a_step_never_waits_for_the_card(monkeypatch: pytest.MonkeyPatch, skip: bool, backend: str) -> None:
     """On tensors of the CPU and with launches left out: what is counted is the host's own code, forwards and back."""
     from triton.runtime.jit import JITFunction
 
@@ -224,13 +231,15 @@ def test_a_step_never_waits_for_the_card(monkeypatch: pytest.MonkeyPatch, skip: 
     monkeypatch.setattr(network, "check_beta", lambda beta: None)
 
     def step() -> None:
-        found = event_network(case.events, case.hidden, case.readout, skip=skip, backend="triton")
+        found = event_network(case.events, case.hidden, case.readout, skip=skip, backend=backend)
         torch.autograd.grad([found.membrane, *found.counts], case.parameters, [case.grad, *case.grad_counts])
 
     step()  # the first one copies the shape of the surrogate
     launches.clear()
     with HostStalls() as stalls:
         step()
-    assert launches.count("_layer_backward") == 2
-    assert launches.count("_weight_gradient") == 3
+    events = backend == "triton"
+    assert launches.count("_layer_backward") == 1 + events
+    assert launches.count("_weight_gradient") == 2 + events
+    assert launches.count("_spike_forward") == launches.count("_spike_backward") == 1 - events
     assert stalls.found == []
