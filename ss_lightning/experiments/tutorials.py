@@ -150,10 +150,17 @@ ROWS: dict[int, list[Row]] = {
         Row("hidden layer swapped, defaults", _single(0.95), _leaky(0.95), loss_of_tutorial_5),
         Row("both layers swapped, defaults", _single(0.95), _single(0.95), loss_of_tutorial_5),
         Row(
-            "hidden layer swapped, recovered",
+            "hidden layer swapped, survival, membrane of LeakyReadout",
             _single(0.95, estimator="survival"),
             lambda: LeakyReadout(0.95),
             membrane_loss,
+        ),
+        Row(
+            "the same with a learning rate of 2e-3",
+            _single(0.95, estimator="survival"),
+            lambda: LeakyReadout(0.95),
+            membrane_loss,
+            lr=2e-3,
         ),
     ],
     6: [
@@ -181,12 +188,12 @@ ROWS: dict[int, list[Row]] = {
 TUTORIALS: dict[int, type[Any]] = {5: Tutorial5, 6: Tutorial6}
 
 
-def mnist(root: Path, part: str) -> tuple[Tensor, Tensor]:
-    """Images ``[S, 1, 28, 28]`` in ``[0, 1]`` and labels of ``train`` or ``t10k``."""
+def mnist(root: Path, part: str, number: int) -> tuple[Tensor, Tensor]:
+    """The first images ``[S, 1, 28, 28]`` in ``[0, 1]`` and labels of ``train`` or ``t10k``."""
     folder = root / "MNIST" / "raw"
     pixels = torch.from_numpy(read_idx(folder / f"{part}-images-idx3-ubyte", 3).copy())
     labels = torch.from_numpy(read_idx(folder / f"{part}-labels-idx1-ubyte", 1).copy())
-    return pixels.float().div(255).unsqueeze(1), labels.long()
+    return pixels[:number].float().div(255).unsqueeze(1), labels[:number].long()
 
 
 def train_and_test(
@@ -224,13 +231,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--root", type=Path, default=Path("data"), help="folder of MNIST/raw (default: data)")
     parser.add_argument("--epochs", type=int, default=1)
     parser.add_argument("--num_train", type=int, default=60_000, help="training images, the first ones")
+    parser.add_argument("--num_test", type=int, default=10_000, help="test images, the first ones")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
-    if options.epochs < 1 or options.num_train < 1:
-        raise UsageError("--epochs and --num_train must be 1 or more")
-    images, labels = mnist(options.root, "train")
-    train = images[: options.num_train], labels[: options.num_train]
-    test = mnist(options.root, "t10k")
+    if min(options.epochs, options.num_train, options.num_test) < 1:
+        raise UsageError("--epochs, --num_train and --num_test must be 1 or more")
+    train = mnist(options.root, "train", options.num_train)
+    test = mnist(options.root, "t10k", options.num_test)
     print("| network | accuracy by output spikes | by output membrane | hidden spikes a sample | training (s) |")
     print("| --- | --- | --- | --- | --- |")
     for row in ROWS[options.tutorial]:
