@@ -106,12 +106,23 @@ def never_fires(graph, name):
     graph.nodes[name] = nir.LIF(tau=li.tau, r=li.r, v_leak=li.v_leak, v_threshold=never)
 
 
-def in_norse(graph, x):
+def in_order(network, graph):
+    """nirtorch runs a node when its first input has arrived; of skip connections the others are then a step late."""
+
+    def depth(name):
+        return 1 + max((depth(a) for a, b in graph.edges if b == name and not a.endswith("_inhibition")), default=0)
+
+    network.execution_order.sort(key=lambda node: depth(node.name))
+
+
+def in_norse(graph, x, ordered=True):
     """What every node gives over time ``[T, B, ...]``, and the membrane of the readout; one sample at a time."""
     norse = import_or_skip("norse.torch")
     if isinstance(graph.nodes["readout"], nir.LI):
         never_fires(graph, "readout")
     network = norse.from_nir(graph, dt=float(graph.metadata["dt"]))
+    if ordered:
+        in_order(network, graph)
     traces, membranes = [], []
     with torch.no_grad():
         for sample in x.unbind(1):
@@ -132,6 +143,7 @@ def in_sinabs(graph, x, fires_once=True):
         if isinstance(node, nir.LIF):
             node.v_leak = node.v_leak.ravel()  # sinabs asks whether any of it is not zero, which fails for maps
     network = import_or_skip("sinabs.nir").from_nir(graph, batch_size=x.shape[1])
+    in_order(network, graph)
     if fires_once:
         for layer in network.modules():
             if isinstance(layer, layers.LIF) and layer.spike_fn is not None:
@@ -166,6 +178,19 @@ class TestNorse:
         trace, _ = in_norse(exported(checkpoint), x)
         assert_same_first_spikes(trace, output._replace(activity=output.activity[:1]), names[:1], at_most=None)
         assert trace[names[0]].sum(0).max() > 1
+
+    def test_in_its_own_order_a_skip_connection_is_a_step_late(self, checkpoint):
+        network = load_classifier(checkpoint).network
+        if not getattr(network, "skip", False):
+            pytest.skip("no skip connections")
+        x, output, names = answer(checkpoint)
+        trace, membrane = in_norse(exported(checkpoint, self_inhibiting=True), x, ordered=False)
+        assert_same_first_spikes(trace, output, names)
+        late = torch.cat([torch.zeros_like(trace["neurons_1"][:1]), trace["neurons_1"][:-1]])
+        with torch.no_grad():
+            expected = network.readout(network.synapses[-1](torch.cat([trace["neurons_0"], late], -1)))
+        torch.testing.assert_close(membrane, expected, rtol=1e-3, atol=1e-3)
+        assert not torch.allclose(membrane, output.readout, rtol=1e-3, atol=1e-3)
 
     def test_a_wrong_step_gives_other_spikes(self, checkpoint):
         """Negative control: the comparison can fail."""
