@@ -130,10 +130,10 @@ def _check_nodes(graph: Any, network: nn.Module, about: dict[str, Any]) -> None:
         expected = again.nodes[name]
         if type(node) is not type(expected):
             raise ValueError(f"{name} is a {type(node).__name__}, the network has a {type(expected).__name__}")
-        found = vars(node) | dict(node.metadata)
-        for key, value in (vars(expected) | expected.metadata).items():
-            if key not in ("metadata", "input_type", "output_type") and not _agree(value, found.get(key)):
-                raise ValueError(f"{key} of {name} contradicts its metadata")
+        for found, wanted in ((vars(node), vars(expected)), (node.metadata, expected.metadata)):
+            for key, value in wanted.items():
+                if key not in ("metadata", "input_type", "output_type") and not _agree(value, found.get(key)):
+                    raise ValueError(f"{key} of {name} contradicts its metadata")
 
 
 def _agree(a: Any, b: Any) -> bool:

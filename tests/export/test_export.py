@@ -358,6 +358,135 @@ class TestOtherReaders:
         assert torch.stack(fired).sum() > output.activity[0].spike_count.sum()  # it loses "fires once"
 
 
+class TestSnnTorchsOwnExport:
+    """Its hook takes our neurons for the classes that they replace."""
+
+    def export(self, *layers):
+        from snntorch.export_nir import export_to_nir
+
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            export_to_nir(nn.Sequential(nn.Linear(4, 3), *layers), torch.rand(1, 4), ignore_dims=[0])
+        return [str(warning.message) for warning in said if "ss_lightning.export.to_nir" in str(warning.message)]
+
+    @pytest.mark.parametrize(
+        ("neuron", "does"),
+        [
+            (SingleSpikeLeaky(0.9, init_hidden=True), "fires at most once"),
+            (StandardSingleSpikeLeaky(0.9, init_hidden=True), "fires at most once"),
+            (SingleSpikeSynaptic(0.9, 0.8, init_hidden=True), "fires at most once"),
+            (LeakyReadout(0.9, init_hidden=True), "never fires"),
+        ],
+    )
+    def test_it_warns(self, neuron, does):
+        (said,) = self.export(neuron)
+        assert f"{type(neuron).__name__}, which {does}" in said
+
+    def test_it_is_right_of_neurons_that_fire_on_and_of_a_plain_call(self):
+        assert self.export(MultiSpikeLeaky(0.9, init_hidden=True)) == []
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            SingleSpikeLeaky(0.9, init_hidden=True)(torch.rand(1, 4))
+
+
+class TestReaders:
+    @pytest.mark.parametrize("reader", ["nir", "sinabs", "snntorch"])
+    @pytest.mark.parametrize("make", [mlp, lambda: mlp(skip=True, bias=False), lambda: conv("avg")])
+    def test_every_form_comes_back_bit_for_bit(self, tmp_path, reader, make):
+        net = make()
+        to_nir(net, tmp_path / "net.nir", reader=reader)
+        assert_same_state(net, from_nir(tmp_path / "net.nir"))
+
+    @pytest.mark.parametrize("reader", ["nir", "snntorch"])
+    @pytest.mark.parametrize("kind", [SingleSpikeSynaptic, snn.Synaptic])
+    def test_synaptic_currents(self, tmp_path, kind, reader):
+        torch.manual_seed(0)
+        neurons = kind(torch.rand(12), torch.rand(12), threshold=0.8, init_hidden=True, learn_alpha=True)
+        net = nn.Sequential(nn.Linear(9, 12), neurons)
+        with torch.no_grad():
+            net[0].weight *= 4
+        to_nir(net, tmp_path / "net.nir", sample_shape=(9,), reader=reader)
+        back = from_nir(tmp_path / "net.nir")
+        assert_same_state(net, back)
+        assert isinstance(back[1].alpha, nn.Parameter)
+        assert not isinstance(back[1].beta, nn.Parameter)
+        graph = nir.read(tmp_path / "net.nir")
+        node = graph.nodes["layer_1"]
+        assert isinstance(node, nir.CubaLIF)
+        assert bool(node.metadata["fires_once"]) == (kind is SingleSpikeSynaptic)
+        x = (torch.rand(30, 9) < 0.3).float()
+        first = first_spike_time(torch.from_numpy(simulate(graph, x.numpy())["layer_1"])[:, None])
+        reset(net)
+        ours = first_spike_time(torch.stack([net(step[None]) for step in x]))
+        assert torch.equal(first, ours)
+        assert ours.min() < 30
+
+    def test_decays_that_differ_within_a_channel_scale_the_threshold(self, tmp_path):
+        torch.manual_seed(0)
+        decays = torch.rand(2, 6, 6)
+        net = nn.Sequential(nn.Conv2d(1, 2, 3, padding=1), SingleSpikeLeaky(decays, init_hidden=True, sequence=True))
+        with torch.no_grad():
+            net[0].weight *= 3
+        to_nir(net, tmp_path / "net.nir", sample_shape=(1, 6, 6))
+        graph = nir.read(tmp_path / "net.nir")
+        assert np.array_equal(graph.nodes["layer_0"].weight, net[0].weight.detach().numpy())
+        x = (torch.rand(30, 1, 6, 6) < 0.3).float()
+        first = first_spike_time(torch.from_numpy(simulate(graph, x.numpy())["layer_1"])[:, None].flatten(2))
+        ours = first_spike_time(net[1](net[0](x)[:, None]).flatten(2))
+        assert torch.equal(first, ours)
+        assert_same_state(net, from_nir(tmp_path / "net.nir"))
+
+    def test_a_mean_in_front_of_neurons(self, tmp_path):
+        """No weights take its scale: the threshold does, and a Scale in front of the output."""
+        torch.manual_seed(0)
+        net = nn.Sequential(
+            nn.Conv2d(1, 2, 3), nn.AvgPool2d(2), SingleSpikeLeaky(0.7, init_hidden=True), nn.AvgPool2d(2)
+        )
+        with torch.no_grad():
+            net[0].weight *= 6
+        to_nir(net, tmp_path / "net.nir", sample_shape=(1, 10, 10))
+        graph = nir.read(tmp_path / "net.nir")
+        x = (torch.rand(30, 1, 10, 10) < 0.3).float()
+        theirs = torch.from_numpy(simulate(graph, x.numpy())["output"])
+        reset(net)
+        ours = torch.stack([net(step[None])[0] for step in x])
+        assert torch.equal(theirs.cumsum(0)[:5] > 0, ours.cumsum(0)[:5] > 0)
+        assert set(theirs.unique().tolist()) <= {0.0, 0.25, 0.5, 0.75, 1.0}
+        assert_same_state(net, from_nir(tmp_path / "net.nir"))
+
+    def test_what_a_reader_cannot_do_is_refused(self):
+        for options, word in (
+            ({"reader": "brian"}, "unknown reader 'brian'"),
+            ({"reader": "sinabs", "self_inhibiting": True}, "sinabs runs each layer over all steps"),
+        ):
+            with pytest.raises(UsageError, match=word):
+                to_nir(mlp(), **options)
+        with pytest.raises(UsageError, match="snnTorch reads no max pooling"):
+            to_nir(conv(), reader="snntorch")
+        net = nn.Sequential(nn.Linear(4, 3), SingleSpikeSynaptic(0.9, 0.8, init_hidden=True))
+        with pytest.raises(UsageError, match="sinabs reads no neuron with a synaptic current"):
+            to_nir(net, sample_shape=(4,), reader="sinabs")
+
+    def test_files_whose_weights_were_not_scaled(self, tmp_path):
+        """As versions before wrote them: r = tau / dt, and the check of that time."""
+        net = mlp()
+        to_nir(net, tmp_path / "net.nir", reader="snntorch")
+        with h5py.File(tmp_path / "net.nir", "r+") as file:
+            del file["node/metadata/reader"]
+        assert_same_state(net, from_nir(tmp_path / "net.nir"))
+        with h5py.File(tmp_path / "net.nir", "r+") as file:
+            file["node/nodes/neurons_0/tau"][0] = 3.0
+        with pytest.raises(DataError, match="changed after"):
+            from_nir(tmp_path / "net.nir")
+
+    def test_weights_that_contradict_the_metadata(self, tmp_path):
+        to_nir(mlp(), tmp_path / "net.nir")
+        with h5py.File(tmp_path / "net.nir", "r+") as file:
+            file["node/nodes/synapses_0/weight"][0, 0] += 1
+        with pytest.raises(DataError, match="weight of synapses_0 contradicts"):
+            from_nir(tmp_path / "net.nir")
+
+
 def test_the_file_keeps_every_argument_of_the_networks():
     """A new argument of a network must be written too, or this fails."""
     for net in (mlp(), conv()):
