@@ -61,6 +61,24 @@ def reset(net: nn.Module) -> None:
             module.reset_mem()
 
 
+_MODULE_CALL = nn.Module.__call__
+
+
+def _warn_of_nirtorch(neuron: nn.Module) -> None:
+    """Say so when nirtorch, for snnTorch's ``export_to_nir``, is reading the network: it takes subclasses for their base.
+
+    It replaces the call of all modules meanwhile.
+    """
+    if nn.Module.__call__ is not _MODULE_CALL and nn.Module.__call__.__module__.startswith("nirtorch"):
+        name = type(neuron).__name__
+        does = "never fires" if isinstance(neuron, LeakyReadout) else "fires at most once"
+        warnings.warn(
+            f"nirtorch is reading this network: snntorch.export_nir writes {name}, which {does}, as a neuron that fires "
+            "any number of times. Write it with ss_lightning.export.to_nir instead.",
+            stacklevel=3,
+        )
+
+
 def _clamped(decay: Tensor) -> Tensor:
     return clamp_inward(decay) if decay.requires_grad and torch.is_grad_enabled() else decay.clamp(0, 1)
 
@@ -239,6 +257,8 @@ class _OneSpike(_Tracked):
             RuntimeError: a neuron with ``init_hidden`` is computed again in the backward pass (activation
                 checkpointing), where its state is no longer the one of that step.
         """
+        if not torch.compiler.is_compiling():
+            _warn_of_nirtorch(self)
         if len(states) > len(self._states) or not named.keys() <= set(self._states):
             raise TypeError(f"{type(self).__name__} takes the states {', '.join(self._states)}")
         both = dict(zip(self._states[: len(states)], states, strict=True)) | named
@@ -741,6 +761,8 @@ class LeakyReadout(_Tracked, snn.Leaky):
 
     def forward(self, input_: Tensor, mem: Tensor | None = None) -> Any:
         """The membrane after one step ``[B, C]``, or after each of a sequence ``[T, B, C]``."""
+        if not torch.compiler.is_compiling():
+            _warn_of_nirtorch(self)
         if mem is not None and (self.init_hidden or self.sequence):
             raise TypeError("`mem` should not be passed with `init_hidden=True` or while `sequence` is set")
         if self.sequence:

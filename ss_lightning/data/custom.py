@@ -171,12 +171,14 @@ class EventData(EventDataModule):
 
         Args:
             train: sequence of ``(events, label)``; ``events`` is a structured array with fields t
-                (microseconds), x, and optionally y and p. Unit index: ``(p * H + y) * W + x``.
+                (microseconds), x, and optionally y and p. Polarities are 0 and 1, or -1 and 1, or false and true.
+                Unit index: ``(p * H + y) * W + x``.
             test: the same for the test set.
             val: the same for the validation set; if not given, ``val_fraction`` of the training samples.
             num_steps: steps of the time grid, which begins at 0.
             step_ms: length of a step in milliseconds.
-            merge_polarity: ignore p, so that both polarities of a pixel are one unit.
+            merge_polarity: ignore p, so that both polarities of a pixel are one unit. True is what a sensor with one
+                polarity needs whose events carry two.
             sensor_size: ``(W, H, P)``; that of ``train`` if not given.
             class_names: one name per class; the class numbers if not given.
             allow_empty: accept samples without any event.
@@ -197,10 +199,10 @@ class EventData(EventDataModule):
         if merge_polarity:
             polarities = 1
         one_line = height == 1 and polarities == 1
-        stores = {}
+        stores, only = {}, _OnlyValues()
         for name, part in _given_parts(train, test, val):
             stores[name] = EventStore.from_arrays(
-                *_read_tonic(part, name, (width, height, polarities)),
+                *_read_tonic(part, name, (width, height, polarities), merge_polarity, only),
                 num_units=width * height * polarities,
                 time_unit="us",
                 input_shape=(width,) if one_line else (polarities, height, width),
@@ -221,7 +223,35 @@ def _given_parts(train: Any, test: Any, val: Any) -> list[tuple[str, Any]]:
     return [(name, part) for name, part in (("train", train), ("test", test), ("val", val)) if part is not None]
 
 
-def _read_tonic(part: Any, name: str, size: tuple[int, int, int]) -> tuple[list[np.ndarray], list[np.ndarray], list]:
+class _OnlyValues:
+    """The coordinates that a sensor has one value of, whatever it is called: one for all samples of all parts."""
+
+    def __init__(self) -> None:
+        self.values: dict[str, int] = {}
+
+    def check(self, values: np.ndarray, field: str, source: str) -> None:
+        """Refuse a second value: it would be merged with the first."""
+        if not len(values):
+            return
+        first = self.values.setdefault(field, int(values[0]))
+        others = values[values != first]
+        if not len(others):
+            return
+        found = f"{first} and {others[0]}"
+        if field == "p":
+            raise DataError(
+                f"{source}: sensor_size says one polarity, but the events carry {found}. Pass merge_polarity=True to "
+                "make one input of them, or sensor_size=(width, height, 2) to keep them apart."
+            )
+        raise DataError(
+            f"{source}: {field} is {found}, but sensor_size says one value of it. Correct sensor_size, or set {field} "
+            "to 0 to make one input of them."
+        )
+
+
+def _read_tonic(
+    part: Any, name: str, size: tuple[int, int, int], merge_polarity: bool, only: _OnlyValues
+) -> tuple[list[np.ndarray], list[np.ndarray], list]:
     _, height, polarities = size
     needed = ["t", "x"] + ["y"] * (height > 1) + ["p"] * (polarities > 1)
     times, units, labels = [], [], []
@@ -240,19 +270,26 @@ def _read_tonic(part: Any, name: str, size: tuple[int, int, int]) -> tuple[list[
                 "transform, or correct sensor_size."
             )
         times.append(events["t"].copy())  # a view would keep all the other fields in memory
-        units.append(_tonic_units(events, f"{name}, sample {sample}", size))
+        units.append(_tonic_units(events, f"{name}, sample {sample}", size, merge_polarity, only))
         labels.append(label)
     return times, units, labels
 
 
-def _tonic_units(events: np.ndarray, source: str, size: tuple[int, int, int]) -> np.ndarray:
-    """``(p * H + y) * W + x``, int64 ``[E]``; p counts only if there is more than one polarity."""
+def _tonic_units(
+    events: np.ndarray, source: str, size: tuple[int, int, int], merge_polarity: bool, only: _OnlyValues
+) -> np.ndarray:
+    """``(p * H + y) * W + x``, int64 ``[E]``; a coordinate of one value does not count."""
     width, height, polarities = size
     index = np.zeros(len(events), np.int64)
     for field, extent in (("p", polarities), ("y", height), ("x", width)):
-        if extent == 1 and field != "x":
+        if field not in (events.dtype.names or ()) or (field == "p" and merge_polarity):
             continue
         values = events[field].astype(np.int64)
+        if extent == 1 and field != "x":
+            only.check(values, field, source)
+            continue
+        if field == "p" and np.isin(values, (-1, 1)).all():
+            values = (values > 0).astype(np.int64)
         if len(values) and not 0 <= values.min() <= values.max() < extent:
             wrong = values.min() if values.min() < 0 else values.max()
             raise DataError(f"{source}: {field} is {wrong}; expected 0 to {extent - 1}. Check sensor_size.")

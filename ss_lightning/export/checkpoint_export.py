@@ -13,7 +13,7 @@ from jsonargparse import ArgumentParser
 from ss_lightning.errors import DataError, UsageError
 from ss_lightning.export.loading import load_classifier
 from ss_lightning.export.nir_export import to_nir
-from ss_lightning.export.nir_layers import ExportWarning
+from ss_lightning.export.nir_layers import ExportWarning, Reader
 from ss_lightning.export.torch_export import export_program
 from ss_lightning.files import display_path, write_for_user
 from ss_lightning.parsing import parse_arguments
@@ -27,6 +27,7 @@ def export_checkpoint(
     out: Path | None = None,
     num_steps: int | None = None,
     self_inhibiting: bool = False,
+    reader: Reader = "nir",
 ) -> Path:
     """Write the network of a checkpoint for other tools.
 
@@ -36,6 +37,7 @@ def export_checkpoint(
         out: the file to write; by default beside the checkpoint, with the ending of the format.
         num_steps: time steps of a sample; by default those of the config.yaml of the run.
         self_inhibiting: nir: neurons that fire once inhibit themselves, for plain LIF simulators.
+        reader: nir: whose equations the numbers are for: nir (Norse and others), sinabs or snntorch.
 
     Returns:
         The file that was written. It appears whole or not at all.
@@ -45,7 +47,7 @@ def export_checkpoint(
         num_steps = _num_steps(ckpt)
     out = ckpt.with_suffix({"nir": ".nir", "torch": ".pt2"}[format]) if out is None else out
     if format == "nir":
-        to_nir(network, out, self_inhibiting=self_inhibiting, num_steps=num_steps)
+        to_nir(network, out, self_inhibiting=self_inhibiting, num_steps=num_steps, reader=reader)
     elif num_steps is None:
         raise UsageError(
             f"--num_steps: a program has a fixed number of steps, and no config.yaml beside {ckpt} gives it"

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from ss_lightning._version import __version__
 from ss_lightning.errors import DataError, UsageError
-from ss_lightning.export.nir_layers import KEY, NEURONS, PLAIN, array, fires_once, import_nir, time_constant
+from ss_lightning.export.nir_export import make_graph
+from ss_lightning.export.nir_layers import KEY, NEURONS, PLAIN, array, fires_once, import_nir, leak_of
 from ss_lightning.networks import MLP, ConvNet
 from ss_lightning.renamed import with_new_names
 from ss_lightning.surrogate import make_surrogate
@@ -52,7 +53,10 @@ def from_nir(path: str | os.PathLike[str]) -> nn.Module:
         wanted = dict(network.named_parameters())
         if unknown or any(name in wanted for name in missing):
             raise ValueError(f"parameters do not fit the network: unknown {unknown}, missing {missing}")
-        _check_neurons(graph, network)
+        if "reader" in graph.metadata:
+            _check_nodes(graph, network, about)
+        else:
+            _check_neurons(graph, network)
     except (KeyError, TypeError, ValueError, RuntimeError, StopIteration) as error:
         raise DataError(
             f"{path} was changed after it was written, or written by another version of ss_lightning than "
@@ -69,13 +73,14 @@ def _tensors(nodes: dict[str, Any]) -> dict[str, Tensor]:
         name = node.metadata.get("module")
         if name is None:
             continue
-        for key in ("beta", "threshold"):
+        for key in ("alpha", "beta", "threshold"):
             if key in node.metadata:
                 tensors[f"{name}.{key}"] = torch.from_numpy(np.array(node.metadata[key]))
         if hasattr(node, "weight"):
-            parts.setdefault(name, {})[int(node.metadata["part"])] = torch.from_numpy(np.array(node.weight))
+            weight = node.metadata.get("weight", node.weight)  # as it was before it was scaled
+            parts.setdefault(name, {})[int(node.metadata["part"])] = torch.from_numpy(np.array(weight))
         if hasattr(node, "bias") and node.metadata.get("bias", True):
-            tensors[f"{name}.bias"] = torch.from_numpy(np.array(node.bias))
+            tensors[f"{name}.bias"] = torch.from_numpy(np.array(node.metadata.get("exact_bias", node.bias)))
     for name, found in parts.items():
         tensors[f"{name}.weight"] = torch.cat([found[part] for part in sorted(found)], dim=1)
     return tensors
@@ -99,6 +104,8 @@ def _build(about: dict[str, Any], tensors: dict[str, Tensor]) -> nn.Module:
             arguments["spike_grad"] = make_surrogate(*surrogate)
         if layer["class"] != "LeakyReadout":
             arguments["threshold"] = torch.ones_like(tensors[f"{index}.threshold"])
+        if f"{index}.alpha" in tensors:
+            arguments["alpha"] = torch.ones_like(tensors[f"{index}.alpha"])
         beta = torch.ones_like(tensors[f"{index}.beta"])
         neuron = NEURONS[layer["class"]](beta=beta, **arguments)
         if sequence is not None:
@@ -107,8 +114,38 @@ def _build(about: dict[str, Any], tensors: dict[str, Tensor]) -> nn.Module:
     return nn.Sequential(*modules)
 
 
+def _check_nodes(graph: Any, network: nn.Module, about: dict[str, Any]) -> None:
+    """What other readers see must be what the network that was read would be written as."""
+    shape = tuple(int(size) for size in graph.nodes["input"].input_type["input"])
+    again = make_graph(
+        network,
+        sample_shape=shape if about["network"] == "Sequential" else None,
+        dt=float(graph.metadata["dt"]),
+        inhibition=float(graph.metadata["inhibition"]) if "inhibition" in graph.metadata else None,
+        reader=graph.metadata["reader"],
+    )
+    if set(again.nodes) != set(graph.nodes) or set(again.edges) != set(graph.edges):
+        raise ValueError("its nodes and edges are not those of the network in its metadata")
+    for name, node in graph.nodes.items():
+        expected = again.nodes[name]
+        if type(node) is not type(expected):
+            raise ValueError(f"{name} is a {type(node).__name__}, the network has a {type(expected).__name__}")
+        for found, wanted in ((vars(node), vars(expected)), (node.metadata, expected.metadata)):
+            for key, value in wanted.items():
+                if key not in ("metadata", "input_type", "output_type") and not _agree(value, found.get(key)):
+                    raise ValueError(f"{key} of {name} contradicts its metadata")
+
+
+def _agree(a: Any, b: Any) -> bool:
+    """Equal, and numbers up to how two processors round a logarithm."""
+    a, b = np.asarray(a), np.asarray(b)
+    if a.shape != b.shape:
+        return False
+    return np.allclose(a, b, rtol=1e-6, atol=0) if a.dtype.kind == b.dtype.kind == "f" else bool((a == b).all())
+
+
 def _check_neurons(graph: Any, network: nn.Module) -> None:
-    """The numbers that other readers see must be those in the metadata, and every neuron must be one of ours."""
+    """The same for files of version 0.1.0 and before, whose weights are not scaled: ``r = tau / dt``."""
     seen = set()
     for name, node in graph.nodes.items():
         if not hasattr(node, "tau"):
@@ -117,7 +154,8 @@ def _check_neurons(graph: Any, network: nn.Module) -> None:
         seen.add(neuron)
         if type(neuron).__name__ != node.metadata["neuron"]:
             raise ValueError(f"{name} is a {node.metadata['neuron']}, the network has a {type(neuron).__name__}")
-        tau = time_constant(neuron.beta.detach().clamp(0, 1).expand(node.tau.shape), float(graph.metadata["dt"]))
+        beta = neuron.beta.detach().clamp(0, 1).expand(node.tau.shape)
+        tau = leak_of(beta, float(graph.metadata["dt"]), "snntorch").tau
         same = np.array_equal(tau, node.tau)
         if hasattr(node, "v_threshold"):
             same = same and np.array_equal(array(neuron.threshold.expand(node.tau.shape)), node.v_threshold)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Sequence
 from importlib import import_module
-from typing import Any, NamedTuple, cast
+from typing import Any, Literal, NamedTuple, cast, get_args
 
 import numpy as np
 import snntorch as snn
@@ -16,7 +16,13 @@ from ss_lightning._version import __version__
 from ss_lightning.errors import UsageError
 from ss_lightning.module import SpikingClassifier
 from ss_lightning.networks import MLP, ConvNet, SpikingNetwork
-from ss_lightning.neurons import LeakyReadout, MultiSpikeLeaky, SingleSpikeLeaky, StandardSingleSpikeLeaky
+from ss_lightning.neurons import (
+    LeakyReadout,
+    MultiSpikeLeaky,
+    SingleSpikeLeaky,
+    SingleSpikeSynaptic,
+    StandardSingleSpikeLeaky,
+)
 from ss_lightning.surrogate import Surrogate
 
 # Key of our own description in the metadata of the graph.
@@ -24,12 +30,17 @@ KEY = "ss_lightning"
 # A decay of 1 would need an infinite tau; with this many steps, 1 - dt / tau rounds to 1 in float32.
 LONGEST_TAU = 2.0**25
 
-NEURONS: dict[str, type[snn.Leaky]] = {
+# Whose equations the numbers of a file are for.
+Reader = Literal["nir", "sinabs", "snntorch"]
+
+NEURONS: dict[str, type[snn.SpikingNeuron]] = {
     "SingleSpikeLeaky": SingleSpikeLeaky,
     "StandardSingleSpikeLeaky": StandardSingleSpikeLeaky,
     "MultiSpikeLeaky": MultiSpikeLeaky,
     "Leaky": snn.Leaky,
     "LeakyReadout": LeakyReadout,
+    "SingleSpikeSynaptic": SingleSpikeSynaptic,
+    "Synaptic": snn.Synaptic,
 }
 PLAIN: dict[str, tuple[type[nn.Module], tuple[str, ...]]] = {
     "Linear": (nn.Linear, ("in_features", "out_features")),
@@ -67,16 +78,52 @@ def array(value: Tensor) -> np.ndarray:
     return value.detach().cpu().contiguous().numpy().copy()
 
 
-def time_constant(beta: Tensor, dt: float) -> np.ndarray:
-    """``tau = dt / (1 - beta)`` in seconds, at most ``2^25 dt`` (where ``beta`` is 1)."""
+class Leak(NamedTuple):
+    """A leaky integrator as a file holds it.
+
+    Attributes:
+        tau: time constant, in seconds (in steps for sinabs).
+        r: resistance.
+        gain: the reader computes ``V[t] = beta V[t-1] + gain I[t]``; float64.
+    """
+
+    tau: np.ndarray
+    r: np.ndarray
+    gain: Tensor
+
+
+def check_reader(reader: str, self_inhibiting: bool) -> None:
+    """Refuse a reader that nobody knows, and what it cannot do."""
+    if reader not in get_args(Reader):
+        raise UsageError(f"unknown reader {reader!r}; choose {', '.join(get_args(Reader))}")
+    if reader == "sinabs" and self_inhibiting:
+        raise UsageError(
+            "self_inhibiting: sinabs runs each layer over all steps at once, so that nothing can come back a step "
+            "later. Set spike_fn and reset_fn of its layers instead, see docs/export.md"
+        )
+
+
+def leak_of(beta: Tensor, dt: float, reader: Reader) -> Leak:
+    """How a file says a decay per step in ``[0, 1]``, shaped like the neurons.
+
+    ``nir``: ``tau dV/dt = r I - V`` in Euler steps, ``tau = dt / (1 - beta)``, at most ``2^25 dt`` (where ``beta`` is
+    1); with ``r = 1`` the input arrives multiplied by ``1 - beta``. ``snntorch``: ``r = tau / dt`` makes up for it.
+    ``sinabs``: ``V = exp(-1 / tau) V + I``.
+    """
     beta = beta.detach().cpu()
-    tau = dt / (1 - beta.double()).clamp(min=1 / LONGEST_TAU)
-    return array(tau.to(beta.dtype))
+    if reader == "sinabs":
+        tau = array((-1 / beta.double().log()).abs().to(beta.dtype))  # infinite where nothing leaks
+        return Leak(tau, np.ones_like(tau), torch.ones(beta.shape, dtype=torch.float64))
+    tau = array((dt / (1 - beta.double()).clamp(min=1 / LONGEST_TAU)).to(beta.dtype))
+    gain = dt / torch.from_numpy(tau).double()
+    if reader == "snntorch":
+        return Leak(tau, tau / dt, torch.ones_like(gain))
+    return Leak(tau, np.ones_like(tau), gain)
 
 
 def fires_once(module: nn.Module) -> bool:
     """Whether the module is a layer of neurons with the single-spike rule."""
-    return isinstance(module, SingleSpikeLeaky | StandardSingleSpikeLeaky)
+    return isinstance(module, SingleSpikeLeaky | StandardSingleSpikeLeaky | SingleSpikeSynaptic)
 
 
 def describe(
@@ -175,7 +222,7 @@ def _layer_arguments(layer: Layer) -> dict[str, Any]:
     """Class and constructor arguments of a module of an ``nn.Sequential``."""
     module, name = layer.module, type(layer.module).__name__
     if type(module) in NEURONS.values():
-        return {"class": name, "arguments": _neuron_arguments(cast(snn.Leaky, module))}
+        return {"class": name, "arguments": _neuron_arguments(cast(snn.Leaky | snn.Synaptic, module))}
     if name not in PLAIN or type(module) is not PLAIN[name][0]:
         raise UsageError(
             f"layer {layer.name} of the nn.Sequential is a {name}, which cannot be written; known are "
@@ -187,16 +234,18 @@ def _layer_arguments(layer: Layer) -> dict[str, Any]:
     return {"class": name, "arguments": arguments}
 
 
-def _neuron_arguments(neuron: snn.Leaky) -> dict[str, Any]:
+def _neuron_arguments(neuron: snn.Leaky | snn.Synaptic) -> dict[str, Any]:
     arguments = {
         "init_hidden": neuron.init_hidden,
         "learn_beta": isinstance(neuron.beta, nn.Parameter),
         "sequence": getattr(neuron, "sequence", None),
     }
+    if isinstance(neuron, snn.Synaptic):
+        arguments["learn_alpha"] = isinstance(neuron.alpha, nn.Parameter)
     if isinstance(neuron, LeakyReadout):
         return arguments
     surrogate = neuron.spike_grad if isinstance(neuron.spike_grad, Surrogate) else None
-    if surrogate is None and type(neuron) is not snn.Leaky and not neuron.surrogate_disable:
+    if surrogate is None and type(neuron) not in (snn.Leaky, snn.Synaptic) and not neuron.surrogate_disable:
         warnings.warn(
             "only the surrogates of ss_lightning.surrogate can be written: the spike_grad of the network is left out, "
             "from_nir takes the default",
@@ -214,8 +263,8 @@ def _neuron_arguments(neuron: snn.Leaky) -> dict[str, Any]:
     }
 
 
-def neuron_metadata(name: str, neuron: snn.Leaky) -> dict[str, Any]:
-    """What a NIR node cannot say about a neuron; decay and threshold as they are, before clamping and spreading."""
+def neuron_metadata(name: str, neuron: snn.Leaky | snn.Synaptic) -> dict[str, Any]:
+    """What a NIR node cannot say about a neuron; decay and threshold as they are, before clamping and scaling."""
     metadata: dict[str, Any] = {
         "module": name,
         "neuron": type(neuron).__name__,
@@ -223,8 +272,10 @@ def neuron_metadata(name: str, neuron: snn.Leaky) -> dict[str, Any]:
     }
     if isinstance(neuron, LeakyReadout):
         return metadata
+    if isinstance(neuron, snn.Synaptic):
+        metadata["alpha"] = array(neuron.alpha)[()]
     metadata |= {"threshold": array(neuron.threshold)[()], "fires_once": fires_once(neuron)}
-    if isinstance(neuron, SingleSpikeLeaky):
+    if isinstance(neuron, SingleSpikeLeaky | SingleSpikeSynaptic):
         metadata["estimator"] = neuron.estimator
     return metadata
 
@@ -232,7 +283,7 @@ def neuron_metadata(name: str, neuron: snn.Leaky) -> dict[str, Any]:
 def check_plain(network: nn.Module, layers: list[Layer]) -> None:
     """Refuse what would be lost without a word."""
     for name, module, _ in layers:
-        if isinstance(module, snn.Leaky):
+        if isinstance(module, snn.Leaky | snn.Synaptic):
             special = [word for word in ("state_quant", "inhibition") if getattr(module, word)]
             if bool((module.graded_spikes_factor != 1).any()):
                 special.append("graded_spikes_factor")

@@ -165,3 +165,51 @@ def test_other_events_and_labels_are_named():
     labelled.samples = [(events, {"class": 1}) for events, _ in labelled.samples]
     with pytest.raises(DataError, match="train: labels"):
         EventData.from_tonic(labelled, **GRID)
+
+
+def few_events(p, y=(0, 0, 0, 0)):
+    events = np.zeros(4, [("t", "i8"), ("x", "i8"), ("y", "i8"), ("p", np.asarray(p).dtype)])
+    events["t"], events["x"], events["p"], events["y"] = np.arange(4) * 1000, 1, p, y
+    return events
+
+
+def from_samples(size, *samples, **options):
+    recordings = [(events, label) for label, events in enumerate(samples)]
+    return EventData.from_tonic(recordings, sensor_size=size, **(GRID | {"val_fraction": 0.0} | options))
+
+
+@pytest.mark.parametrize(
+    ("size", "samples", "match"),
+    [
+        ((8, 8, 1), [few_events([0, 1, 0, 1])] * 2, "one polarity, but the events carry 0 and 1.*merge_polarity=True"),
+        ((8, 8, 1), [few_events([-1, 1, -1, 1])] * 2, "carry -1 and 1"),
+        ((8, 8, 1), [few_events([False, True, False, True])] * 2, "carry 0 and 1"),
+        ((8, 8, 1), [few_events([0] * 4), few_events([1] * 4)], "sample 1: .*carry 0 and 1"),
+        ((8, 1, 2), [few_events([0, 1, 0, 1], [0, 1, 2, 3])] * 2, "y is 0 and 1, but sensor_size says one value"),
+        ((8, 1, 2), [few_events([0] * 4), few_events([0] * 4, [2] * 4)], "sample 1: y is 0 and 2"),
+        ((8, 8, 2), [few_events([-1, 0, 1, 1])] * 2, "p is -1; expected 0 to 1"),
+    ],
+)
+def test_what_a_sensor_has_one_of_is_not_merged_silently(size, samples, match):
+    with pytest.raises(DataError, match=match):
+        from_samples(size, *samples)
+
+
+def test_two_parts_with_a_polarity_each_are_not_merged_silently():
+    train, test = [(few_events([0] * 4), 0), (few_events([0] * 4), 1)], [(few_events([1] * 4), 0)]
+    with pytest.raises(DataError, match="test, sample 0: .*carry 0 and 1"):
+        EventData.from_tonic(train, test, sensor_size=(8, 8, 1), **GRID)
+    assert EventData.from_tonic(train, test, sensor_size=(8, 8, 1), merge_polarity=True, **GRID).num_inputs == 64
+
+
+@pytest.mark.parametrize("p", [[-1, 1, -1, 1], [0, 1, 0, 1], [False, True, False, True]])
+def test_polarities_by_other_names(p):
+    data = from_samples((8, 8, 2), few_events(p), few_events([1] * 4))
+    first, second = (data.train.units[data.train.offsets[i] : data.train.offsets[i + 1]].tolist() for i in range(2))
+    assert first == [1, 65, 1, 65]
+    assert second == [65] * 4
+
+
+@pytest.mark.parametrize("size", [(8, 8, 1), (8, 8, 2)])
+def test_polarities_are_merged_when_told(size):
+    assert from_samples(size, *[few_events([-1, 1, -1, 1])] * 2, merge_polarity=True).num_inputs == 64

@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import math
 import os
 import warnings
 
@@ -40,7 +41,7 @@ from ss_lightning.export import (
     main,
     to_nir,
 )
-from ss_lightning.export.nir_layers import describe, time_constant
+from ss_lightning.export.nir_layers import describe, leak_of
 from ss_lightning.functional import first_spike_time
 
 nir = pytest.importorskip("nir")
@@ -117,17 +118,31 @@ def simulate(graph, x):
             node = graph.nodes[name]
             arriving = [now[a] for a, b in graph.edges if b == name and now[a] is not None]
             current = step if name == "input" else sum(arriving[1:], arriving[0])
-            if isinstance(node, nir.LIF | nir.LI):
-                before = voltage.get(name, np.zeros_like(node.tau))
-                voltage[name] = (1 - dt / node.tau) * before + dt * node.r / node.tau * current
-                now[name] = voltage[name]
-                if isinstance(node, nir.LIF):
-                    now[name] = (voltage[name] > node.v_threshold).astype(np.float32)
-                    voltage[name] = np.where(now[name] > 0, node.v_reset, voltage[name])
+            if isinstance(node, nir.LIF | nir.LI | nir.IF | nir.CubaLIF):
+                now[name] = advance(node, name, voltage, current, dt)
             else:
                 now[name] = apply(node, current)
             trace[name].append(now[name])
     return {name: np.stack(values) for name, values in trace.items()}
+
+
+def advance(node, name, voltage, current, dt):
+    """One step of a neuron by the equations of NIR; an ``IF`` adds a spike's charge whatever the step."""
+    before = voltage.get(name, np.zeros_like(node.r))
+    if isinstance(node, nir.IF):
+        after = before + node.r * current
+    elif isinstance(node, nir.CubaLIF):
+        synapse = voltage.get(f"{name} synapse", np.zeros_like(node.r))
+        synapse = voltage[f"{name} synapse"] = synapse + dt / node.tau_syn * (node.w_in * current - synapse)
+        after = before + dt / node.tau_mem * (node.r * synapse - before)
+    else:
+        after = (1 - dt / node.tau) * before + dt * node.r / node.tau * current
+    if isinstance(node, nir.LI):
+        voltage[name] = after
+        return after
+    spikes = (after > node.v_threshold).astype(np.float32)
+    voltage[name] = np.where(spikes > 0, node.v_reset, after)
+    return spikes
 
 
 def depth(graph, name):
@@ -155,7 +170,7 @@ def apply(node, x):
     if isinstance(node, nir.SumPool2d | nir.AvgPool2d):
         size = [int(n) for n in node.kernel_size]
         mean = nn.functional.avg_pool2d(torch.as_tensor(x), size, [int(n) for n in node.stride]).numpy()
-        return mean * np.prod(size) if isinstance(node, nir.SumPool2d) else mean
+        return mean * math.prod(size) if isinstance(node, nir.SumPool2d) else mean
     return x
 
 
@@ -193,9 +208,12 @@ class TestRoundTrip:
         assert (back.padding, back.pool_sizes, back.pool) == (net.padding, net.pool_sizes, pool)
         assert_same_answer(net, back, spikes(net))
 
-    @pytest.mark.parametrize(("pool", "node"), [("max", "SumPool2d"), ("avg", "AvgPool2d")])
-    def test_padding_and_pools_stand_in_the_nodes(self, tmp_path, pool, node):
-        to_nir(padded(pool), tmp_path / "net.nir")
+    @pytest.mark.parametrize(
+        ("pool", "reader", "node"),
+        [("max", "nir", "SumPool2d"), ("avg", "nir", "SumPool2d"), ("avg", "snntorch", "AvgPool2d")],
+    )
+    def test_padding_and_pools_stand_in_the_nodes(self, tmp_path, pool, reader, node):
+        to_nir(padded(pool), tmp_path / "net.nir", reader=reader)
         nodes = nir.read(tmp_path / "net.nir").nodes
         assert [tuple(nodes[f"convolutions_{depth}"].padding) for depth in range(3)] == [(1, 1)] * 3
         pools = {name: tuple(n.kernel_size) for name, n in nodes.items() if isinstance(n, getattr(nir, node))}
@@ -240,7 +258,10 @@ class TestRoundTrip:
         with torch.no_grad():
             net.neurons[0].beta.fill_(beta)
         graph = to_nir(net, tmp_path / "net.nir")
-        assert np.isfinite(graph.nodes["neurons_0"].tau).all()
+        if beta < 1:
+            assert np.isfinite(graph.nodes["neurons_0"].tau).all()
+        else:
+            assert isinstance(graph.nodes["neurons_0"], nir.IF)
         assert_same_state(net, from_nir(tmp_path / "net.nir"))
 
     def test_float64(self, tmp_path):
@@ -292,7 +313,9 @@ class TestOtherReaders:
         assert neuron.metadata["fires_once"]
         assert neuron.metadata["estimator"] == "survival"
         np.testing.assert_allclose(1 - 2e-3 / neuron.tau, neuron.metadata["beta"], rtol=1e-6)
-        np.testing.assert_allclose(neuron.r * 2e-3 / neuron.tau, 1, rtol=1e-6)
+        np.testing.assert_array_equal(neuron.r, 1)
+        scale = read.nodes["synapses_0"].weight / read.nodes["synapses_0"].metadata["weight"]
+        np.testing.assert_allclose(scale * 2e-3 / neuron.tau[:, None], 1, rtol=1e-6)
         assert isinstance(read.nodes["readout"], nir.LI)
 
     @pytest.mark.parametrize(
@@ -317,7 +340,7 @@ class TestOtherReaders:
         from snntorch.import_nir import import_from_nir
 
         net = mlp(decoder=decoder, hidden=[12])
-        to_nir(net, tmp_path / "net.nir")
+        to_nir(net, tmp_path / "net.nir", reader="snntorch")
         graph = nir.read(tmp_path / "net.nir")
         if decoder == "sum":
             li = graph.nodes["readout"]
@@ -333,6 +356,135 @@ class TestOtherReaders:
         output = net(x)
         assert torch.equal(first_spike_time(torch.stack(fired)), output.activity[0].first_spike_time)
         assert torch.stack(fired).sum() > output.activity[0].spike_count.sum()  # it loses "fires once"
+
+
+class TestSnnTorchsOwnExport:
+    """Its hook takes our neurons for the classes that they replace."""
+
+    def export(self, *layers):
+        from snntorch.export_nir import export_to_nir
+
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            export_to_nir(nn.Sequential(nn.Linear(4, 3), *layers), torch.rand(1, 4), ignore_dims=[0])
+        return [str(warning.message) for warning in said if "ss_lightning.export.to_nir" in str(warning.message)]
+
+    @pytest.mark.parametrize(
+        ("neuron", "does"),
+        [
+            (SingleSpikeLeaky(0.9, init_hidden=True), "fires at most once"),
+            (StandardSingleSpikeLeaky(0.9, init_hidden=True), "fires at most once"),
+            (SingleSpikeSynaptic(0.9, 0.8, init_hidden=True), "fires at most once"),
+            (LeakyReadout(0.9, init_hidden=True), "never fires"),
+        ],
+    )
+    def test_it_warns(self, neuron, does):
+        (said,) = self.export(neuron)
+        assert f"{type(neuron).__name__}, which {does}" in said
+
+    def test_it_is_right_of_neurons_that_fire_on_and_of_a_plain_call(self):
+        assert self.export(MultiSpikeLeaky(0.9, init_hidden=True)) == []
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            SingleSpikeLeaky(0.9, init_hidden=True)(torch.rand(1, 4))
+
+
+class TestReaders:
+    @pytest.mark.parametrize("reader", ["nir", "sinabs", "snntorch"])
+    @pytest.mark.parametrize("make", [mlp, lambda: mlp(skip=True, bias=False), lambda: conv("avg")])
+    def test_every_form_comes_back_bit_for_bit(self, tmp_path, reader, make):
+        net = make()
+        to_nir(net, tmp_path / "net.nir", reader=reader)
+        assert_same_state(net, from_nir(tmp_path / "net.nir"))
+
+    @pytest.mark.parametrize("reader", ["nir", "snntorch"])
+    @pytest.mark.parametrize("kind", [SingleSpikeSynaptic, snn.Synaptic])
+    def test_synaptic_currents(self, tmp_path, kind, reader):
+        torch.manual_seed(0)
+        neurons = kind(torch.rand(12), torch.rand(12), threshold=0.8, init_hidden=True, learn_alpha=True)
+        net = nn.Sequential(nn.Linear(9, 12), neurons)
+        with torch.no_grad():
+            net[0].weight *= 4
+        to_nir(net, tmp_path / "net.nir", sample_shape=(9,), reader=reader)
+        back = from_nir(tmp_path / "net.nir")
+        assert_same_state(net, back)
+        assert isinstance(back[1].alpha, nn.Parameter)
+        assert not isinstance(back[1].beta, nn.Parameter)
+        graph = nir.read(tmp_path / "net.nir")
+        node = graph.nodes["layer_1"]
+        assert isinstance(node, nir.CubaLIF)
+        assert bool(node.metadata["fires_once"]) == (kind is SingleSpikeSynaptic)
+        x = (torch.rand(30, 9) < 0.3).float()
+        first = first_spike_time(torch.from_numpy(simulate(graph, x.numpy())["layer_1"])[:, None])
+        reset(net)
+        ours = first_spike_time(torch.stack([net(step[None]) for step in x]))
+        assert torch.equal(first, ours)
+        assert ours.min() < 30
+
+    def test_decays_that_differ_within_a_channel_scale_the_threshold(self, tmp_path):
+        torch.manual_seed(0)
+        decays = torch.rand(2, 6, 6)
+        net = nn.Sequential(nn.Conv2d(1, 2, 3, padding=1), SingleSpikeLeaky(decays, init_hidden=True, sequence=True))
+        with torch.no_grad():
+            net[0].weight *= 3
+        to_nir(net, tmp_path / "net.nir", sample_shape=(1, 6, 6))
+        graph = nir.read(tmp_path / "net.nir")
+        assert np.array_equal(graph.nodes["layer_0"].weight, net[0].weight.detach().numpy())
+        x = (torch.rand(30, 1, 6, 6) < 0.3).float()
+        first = first_spike_time(torch.from_numpy(simulate(graph, x.numpy())["layer_1"])[:, None].flatten(2))
+        ours = first_spike_time(net[1](net[0](x)[:, None]).flatten(2))
+        assert torch.equal(first, ours)
+        assert_same_state(net, from_nir(tmp_path / "net.nir"))
+
+    def test_a_mean_in_front_of_neurons(self, tmp_path):
+        """No weights take its scale: the threshold does, and a Scale in front of the output."""
+        torch.manual_seed(0)
+        net = nn.Sequential(
+            nn.Conv2d(1, 2, 3), nn.AvgPool2d(2), SingleSpikeLeaky(0.7, init_hidden=True), nn.AvgPool2d(2)
+        )
+        with torch.no_grad():
+            net[0].weight *= 6
+        to_nir(net, tmp_path / "net.nir", sample_shape=(1, 10, 10))
+        graph = nir.read(tmp_path / "net.nir")
+        x = (torch.rand(30, 1, 10, 10) < 0.3).float()
+        theirs = torch.from_numpy(simulate(graph, x.numpy())["output"])
+        reset(net)
+        ours = torch.stack([net(step[None])[0] for step in x])
+        assert torch.equal(theirs.cumsum(0)[:5] > 0, ours.cumsum(0)[:5] > 0)
+        assert set(theirs.unique().tolist()) <= {0.0, 0.25, 0.5, 0.75, 1.0}
+        assert_same_state(net, from_nir(tmp_path / "net.nir"))
+
+    def test_what_a_reader_cannot_do_is_refused(self):
+        for options, word in (
+            ({"reader": "brian"}, "unknown reader 'brian'"),
+            ({"reader": "sinabs", "self_inhibiting": True}, "sinabs runs each layer over all steps"),
+        ):
+            with pytest.raises(UsageError, match=word):
+                to_nir(mlp(), **options)
+        with pytest.raises(UsageError, match="snnTorch reads no max pooling"):
+            to_nir(conv(), reader="snntorch")
+        net = nn.Sequential(nn.Linear(4, 3), SingleSpikeSynaptic(0.9, 0.8, init_hidden=True))
+        with pytest.raises(UsageError, match="sinabs reads no neuron with a synaptic current"):
+            to_nir(net, sample_shape=(4,), reader="sinabs")
+
+    def test_files_whose_weights_were_not_scaled(self, tmp_path):
+        """As versions before wrote them: r = tau / dt, and the check of that time."""
+        net = mlp()
+        to_nir(net, tmp_path / "net.nir", reader="snntorch")
+        with h5py.File(tmp_path / "net.nir", "r+") as file:
+            del file["node/metadata/reader"]
+        assert_same_state(net, from_nir(tmp_path / "net.nir"))
+        with h5py.File(tmp_path / "net.nir", "r+") as file:
+            file["node/nodes/neurons_0/tau"][0] = 3.0
+        with pytest.raises(DataError, match="changed after"):
+            from_nir(tmp_path / "net.nir")
+
+    def test_weights_that_contradict_the_metadata(self, tmp_path):
+        to_nir(mlp(), tmp_path / "net.nir")
+        with h5py.File(tmp_path / "net.nir", "r+") as file:
+            file["node/nodes/synapses_0/weight"][0, 0] += 1
+        with pytest.raises(DataError, match="weight of synapses_0 contradicts"):
+            from_nir(tmp_path / "net.nir")
 
 
 def test_the_file_keeps_every_argument_of_the_networks():
@@ -466,7 +618,7 @@ class TestRefusals:
     @pytest.mark.parametrize(
         ("layers", "shape", "word"),
         [
-            ([nn.Linear(4, 3), SingleSpikeSynaptic(0.9, 0.8, init_hidden=True)], (4,), "SingleSpikeSynaptic"),
+            ([nn.Linear(4, 3), snn.Alpha(0.9, 0.8, init_hidden=True)], (4,), "Alpha"),
             ([nn.Linear(4, 3), nn.Dropout()], (4,), "Dropout"),
             ([nn.Linear(4, 3)], (5,), "sample_shape"),
             ([nn.Linear(4, 3), SingleSpikeLeaky(torch.ones(5), init_hidden=True)], (4,), "sample_shape"),
@@ -652,5 +804,5 @@ class TestCheckpoints:
 
 
 def test_the_longest_time_constant_is_no_leak_in_float32():
-    tau = time_constant(torch.tensor([1.0, 0.0, 0.5]), 1e-4)
+    tau = leak_of(torch.tensor([1.0, 0.0, 0.5]), 1e-4, "nir").tau
     assert (np.float32(1) - np.float32(1e-4) / tau).tolist() == [1.0, 0.0, 0.5]
