@@ -38,10 +38,11 @@ LIMITS = {
     "step": 80,
     "conv": 40,
     "infer": 35,
-    "crossover": 45,
+    "scan": 15,
+    "crossover": 40,
     "split": 15,
-    "graph": 25,
-    "epochs": 50,
+    "graph": 20,
+    "epochs": 45,
     "sanitizer": 45,
     "train": 480,
 }
@@ -297,6 +298,12 @@ def _speed_lines(values: dict[str, Any]) -> Iterable[str]:
         yield f"  {row['contender']:42s} {row['ms'][0]:10.3f} {ratios}"
 
 
+def _scan_lines(values: dict[str, Any]) -> Iterable[str]:
+    for name, entry in values.get("passes", {}).items():
+        share = f", {entry['share_of_copy']:.0%} of a copy" if "share_of_copy" in entry else ""
+        yield f"{name:24s} {entry['ms']:9.4f} ms {entry['gb_per_s']:9g} GB/s{share}"
+
+
 def _crossover_lines(values: dict[str, Any]) -> Iterable[str]:
     names = ("density", "events_ms", "dense_fp32_ms", "dense_tf32_ms", "dense_bf16_ms", "to_dense_ms")
     rows = values.get("rows", [])
@@ -333,6 +340,7 @@ _DETAILS = {
     "step": _speed_lines,
     "conv": _speed_lines,
     "infer": _speed_lines,
+    "scan": _scan_lines,
     "crossover": _crossover_lines,
     "split": _split_lines,
     "graph": _graph_lines,

@@ -431,6 +431,39 @@ def _measure_cells(step: Step, cells: list[Cell]) -> None:
         step.save(note="snnTorch is not installed, so there is no ratio to it (--wheels)")
 
 
+def measure_scans(step: Step) -> None:
+    """Bytes a second of the scan kernels at the size of the SHD step, compared with a copy of the same size."""
+    from ss_lightning.functional.kernels import scan_triton
+
+    steps, columns = (6, 10) if step.dry else (500, 128 * 300)
+    current = torch.rand(steps, columns, device=step.device) - 0.4
+    beta = torch.full((columns,), 0.9, device=step.device)
+    other = torch.empty_like(current)
+    copy_ms = step.median_ms(lambda: other.copy_(current))
+    _, saved = scan_triton.dense_forward(current, beta, beta, keep=True)
+    membrane = scan_triton.leaky_forward(current, beta)
+    # Arrays [T, M] that a pass must read or write at least; the kept membranes are an eighth of one.
+    jobs: dict[str, tuple[float, Job]] = {
+        "spikes": (2, lambda: scan_triton.dense_forward(current, beta, beta, keep=False)),
+        "spikes, kept": (2.125, lambda: scan_triton.dense_forward(current, beta, beta, keep=True)),
+        "crossings": (1.125, lambda: scan_triton.crossings(current, beta, beta)),
+        "readout": (2, lambda: scan_triton.leaky_forward(current, beta)),
+        "readout, backward": (3, lambda: scan_triton.leaky_backward(current, beta, membrane)),
+    }
+    for estimator in ESTIMATORS:
+        jobs[f"{estimator}, backward"] = (
+            3.125,
+            partial(scan_triton.dense_backward, current, beta, beta, saved, current, SURROGATE, estimator),
+        )
+    passes: dict[str, dict[str, float]] = {}
+    copy_rate = 2 * current.nbytes / copy_ms / 1e6
+    for name, (arrays, job) in jobs.items():
+        milliseconds = step.median_ms(job)
+        rate = arrays * current.nbytes / milliseconds / 1e6
+        passes[name] = {"ms": milliseconds, "gb_per_s": _rounded(rate), "share_of_copy": _rounded(rate / copy_rate)}
+        step.save(passes=passes, copy_gb_per_s=_rounded(copy_rate))
+
+
 def measure_crossover(step: Step) -> None:
     """Milliseconds of a training step over the density of its input: events gathered, and products for the input layer.
 
@@ -549,9 +582,10 @@ def measure_epochs(step: Step) -> None:
     """Epochs of Lightning from events in memory to the last step, and the share of the time that the card is busy."""
     import numpy as np
 
+    if find_spec("numba") is None:  # batches are built by it
+        raise SkippedError("numba is not installed (--wheels)")
     try:
         import lightning
-        import numba  # noqa: F401 - batches are built by it
 
         from ss_lightning.data import EventData
         from ss_lightning.module import MLPClassifier
@@ -691,6 +725,7 @@ STEPS: dict[str, Callable[[Step], None]] = {
     "step": measure_training,
     "conv": measure_convolutions,
     "infer": measure_inference,
+    "scan": measure_scans,
     "crossover": measure_crossover,
     "split": measure_split_weights,
     "graph": measure_graphs,

@@ -180,6 +180,7 @@ def test_dry_run(tmp_path):
         contenders = {row["contender"]: row["status"] for row in steps[name]["rows"]}
         assert contenders["snnTorch Leaky"] == contenders["ss_lightning survival (triton)"] == "measured"
         assert contenders["snnTorch Leaky (CUDA graph)"] == "needs a GPU"
+    assert len(steps["scan"]["passes"]) == 9
     assert len(steps["crossover"]["rows"]) == 2
     assert {"events_ms", "dense_fp32_ms", "dense_tf32_ms", "dense_bf16_ms"} < set(steps["crossover"]["rows"][0])
     assert list(steps["split"]["ways"]) == ["float32", "bf16, 1 terms", "bf16, 2 terms", "bf16, 3 terms"]

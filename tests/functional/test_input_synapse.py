@@ -117,6 +117,7 @@ def test_autocast_leaves_the_product_in_full_precision():
 
 
 def test_three_terms_hold_a_weight_to_the_last_bit():
+    torch.manual_seed(0)
     weight = torch.randn(64, 64) * torch.logspace(-6, 6, 64)
     for terms, bits in ((1, 8), (2, 16), (3, 24)):
         # A product with the unit vectors is the sum of the terms.
@@ -124,7 +125,8 @@ def test_three_terms_hold_a_weight_to_the_last_bit():
         assert error <= 2.0**-bits
     assert error == 0
     counts = torch.randint(0, 257, (10, 64)).float()
-    torch.testing.assert_close(split_linear(counts, weight), F.linear(counts, weight), rtol=1e-5, atol=1e-1)
+    weight = torch.randn(30, 64)
+    torch.testing.assert_close(split_linear(counts, weight), F.linear(counts, weight), rtol=1e-5, atol=1e-3)
 
 
 def test_moved_spikes_fall_with_the_terms():
