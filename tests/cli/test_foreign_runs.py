@@ -58,7 +58,7 @@ def test_a_damaged_summary_costs_its_own_row_only(command, key, value, capsys):
 
 @pytest.mark.parametrize(
     "summary",
-    ["", "null", "[]", "{", "1" * 5000, "[" * 10000, '{"seconds": ' + "1" * 5000 + "}", "\ud800".encode().hex()],
+    ["", "null", "[]", "{", "1" * 5000, "[" * 10000, '{"seconds": ' + "1" * 5000 + "}"],
 )
 def test_a_summary_that_is_none(summary, capsys):
     assert main(["report", str(make_run("version_0", summary))]) == 1
@@ -74,7 +74,7 @@ def test_a_damaged_test_is_left_out(key, capsys):
 
 
 CONFIGS = ["3", "[1, 2]", "a: [", "a: 2024-99-99", "a: " + "1" * 5000, "a: &a [*a]", "[" * 3000,
-    "a: &a0 [x, x]\n" + "".join(f"a{n}: &a{n} [*a{n - 1}, *a{n - 1}]\n".replace("*a0", "*a0") for n in range(1, 40))]  # fmt: skip
+    "a: &a0 [x, x]\n" + "".join(f"a{n}: &a{n} [*a{n - 1}, *a{n - 1}]\n" for n in range(1, 40))]  # fmt: skip
 
 
 @pytest.mark.parametrize("config", CONFIGS)
@@ -82,7 +82,7 @@ def test_a_config_that_is_none(config, capsys):
     run = make_run("version_0", config=config)
     assert main(["report", str(run)]) == 1
     assert "config.yaml" in capsys.readouterr().err
-    with pytest.raises(DataError, match="config.yaml"):
+    with pytest.raises(DataError, match=r"config\.yaml"):
         _num_steps(run / "checkpoints" / "best.ckpt")
 
 
