@@ -1,8 +1,10 @@
 import pickle
 
+import pytest
 import torch
 
 from ss_lightning import EventBatch
+from ss_lightning.errors import UsageError
 
 
 def batch():
@@ -54,3 +56,32 @@ def test_the_host_does_not_wait_for_a_copy_from_pinned_memory(monkeypatch):
         events.to("cuda:0")
         events.to(torch.device("cpu"))
     assert asked == [*[("cuda:0", False)] * 2, *[("cpu", False)] * 2, *[("cuda:0", True)] * 2, *[("cpu", False)] * 2]
+
+
+FLAT = {"units": torch.tensor([0, 2], dtype=torch.int32), "offsets": torch.tensor([0, 1, 2], dtype=torch.int32)}
+WRONG = {
+    "unit beyond the last": {"units": torch.tensor([0, 3], dtype=torch.int32)},
+    "unit below zero": {"units": torch.tensor([-1, 2], dtype=torch.int32)},
+    "units of 64 bits": {"units": torch.tensor([0, 2])},
+    "units that are floats": {"units": torch.tensor([0.0, 2.0])},
+    "units in two dimensions": {"units": torch.zeros(1, 2, dtype=torch.int32)},
+    "units that are a list": {"units": [0, 2]},
+    "offsets beyond the events": {"offsets": torch.tensor([0, 1, 2_000_000_000], dtype=torch.int32)},
+    "offsets that fall": {"offsets": torch.tensor([0, 5, 2], dtype=torch.int32)},
+    "offsets that do not begin at 0": {"offsets": torch.tensor([-7, 1, 2], dtype=torch.int32)},
+    "offsets of 64 bits": {"offsets": torch.tensor([0, 1, 2])},
+    "offsets of half a sample": {"offsets": torch.tensor([0, 2], dtype=torch.int32)},
+    "no offsets": {"offsets": torch.zeros(0, dtype=torch.int32)},
+    "no steps": {"num_steps": 0},
+    "half a step": {"num_steps": 1.5},
+    "no units": {"num_units": 0},
+    "too many units": {"num_units": 2**31},
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_what_the_kernels_would_read_memory_by_is_checked(case):
+    right = {**FLAT, "num_steps": 2, "num_units": 3}
+    assert EventBatch(**right).shape == (2, 1, 3)
+    with pytest.raises(UsageError, match="EventBatch: "):
+        EventBatch(**{**right, **WRONG[case]})

@@ -144,3 +144,55 @@ def test_with_common_classes_takes_the_larger_count(build_store):
     stores = with_common_classes({"train": small, "test": large})
     assert {store.class_names for store in stores.values()} == {("a", "b", "c")}
     assert {store.num_classes for store in stores.values()} == {3}
+
+
+WRONG = {
+    "a unit beyond the last": {"units": [0, 9]},
+    "a unit below zero": {"units": np.array([0, -1], np.int32)},
+    "units of a type that the loops do not know": {"units": np.array([0, 1], np.int64)},
+    "a time below zero": {"times": [-1.0, 2.0]},
+    "a time that is no number": {"times": [np.nan, 2.0]},
+    "an endless time": {"times": [1.0, np.inf]},
+    "times that fall": {"times": [2.0, 1.0]},
+    "times of another length": {"times": [1.0, 2.0, 3.0]},
+    "offsets beyond the events": {"offsets": [0, 2_000_000_000]},
+    "offsets below zero": {"offsets": [-5, 2]},
+    "offsets of another type": {"offsets": np.array([0, 2], np.int32)},
+    "no offsets": {"offsets": []},
+    "a label beyond the classes": {"labels": [7]},
+    "a label below zero": {"labels": [-1]},
+    "groups of another length": {"groups": [1, 2]},
+    "no units": {"num_units": 0},
+    "a shape that does not hold the units": {"input_shape": (4,)},
+    "names of other classes": {"class_names": ("a",)},
+    "microseconds that are no whole numbers": {"time_unit": "us"},
+    "an unknown unit of time": {"time_unit": "h"},
+    "a number of units that is a text": {"num_units": "3"},
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+@pytest.mark.parametrize("mmap", [True, False])
+def test_values_outside_of_their_range_are_refused_though_the_checksums_are_right(case, mmap, tmp_path):
+    arrays = {
+        "times": [1.0, 2.0],
+        "units": np.array([0, 2], np.uint16),
+        "offsets": [0, 2],
+        "labels": [1],
+        "groups": [4],
+    }
+    sizes = {"num_units": 3, "num_classes": 2, "input_shape": (3,), "class_names": ("a", "b"), "time_unit": "ms"}
+
+    def load(changes):
+        kinds = {"offsets": np.int64, "labels": np.int64, "groups": np.int64, "units": np.uint16}
+        content = {
+            name: value if isinstance(value, np.ndarray) else np.array(value, kinds.get(name, np.float64))
+            for name, value in {**arrays, **{k: v for k, v in changes.items() if k in arrays}}.items()
+        }
+        store = EventStore(**content, **{**sizes, **{k: v for k, v in changes.items() if k in sizes}})
+        store.save(tmp_path / "store")
+        return EventStore.load(tmp_path / "store", mmap=mmap)
+
+    assert len(load({})) == 1
+    with pytest.raises(DataError):
+        load(WRONG[case])
