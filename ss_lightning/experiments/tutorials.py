@@ -25,7 +25,7 @@ import torch.nn.functional as F
 from snntorch import surrogate
 from torch import Tensor, nn
 
-from ss_lightning import LeakyReadout, SingleSpikeLeaky
+from ss_lightning import FastSigmoid, LeakyReadout, SingleSpikeLeaky
 from ss_lightning.data.images import read_idx
 from ss_lightning.errors import UsageError
 
@@ -177,11 +177,11 @@ ROWS: dict[int, list[Row]] = {
             loss_of_tutorial_6,
         ),
         Row(
-            "hidden layers swapped, recovered",
-            _single(0.5, estimator="survival"),
+            "hidden layers swapped, survival, threshold 0.5, FastSigmoid(5), membrane of LeakyReadout, 2e-3",
+            _single(0.5, estimator="survival", threshold=0.5, spike_grad=FastSigmoid(5)),
             lambda: LeakyReadout(0.95),
             membrane_loss,
-            lr=1e-3,
+            lr=2e-3,
         ),
     ],
 }
