@@ -28,7 +28,17 @@ def needed(extra, python):
 
 def asked(requirements, python):
     """What pip says of requirements on a Python that need not be installed here."""
-    command = [sys.executable, "-m", "pip", "install", "--dry-run", "--ignore-installed", "--no-deps", "--target", "none"]
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "install",
+        "--dry-run",
+        "--ignore-installed",
+        "--no-deps",
+        "--target",
+        "none",
+    ]
     command += ["--quiet", "--python-version", python, *sorted(requirements)]
     return subprocess.run(command, capture_output=True, text=True, timeout=500, check=False)
 
