@@ -172,7 +172,7 @@ class _Drive(NamedTuple):
 
 
 class _Writer:
-    """Grows a graph layer by layer, and knows of its end the shape, the unit, and what bounds the currents behind it."""
+    """Grows a graph layer by layer, and knows of its end the shape, the unit and the bounds of the currents."""
 
     def __init__(self, nir: Any, dt: float, inhibition: float | None, shape: tuple[int, ...], reader: Reader) -> None:
         self.nir = nir
