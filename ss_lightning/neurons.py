@@ -65,7 +65,7 @@ _MODULE_CALL = nn.Module.__call__
 
 
 def _warn_of_nirtorch(neuron: nn.Module) -> None:
-    """Say so when nirtorch, for snnTorch's ``export_to_nir``, is reading the network: it takes subclasses for their base.
+    """Say so when nirtorch reads the network for snnTorch's ``export_to_nir``, which takes subclasses for their base.
 
     It replaces the call of all modules meanwhile.
     """
@@ -73,8 +73,8 @@ def _warn_of_nirtorch(neuron: nn.Module) -> None:
         name = type(neuron).__name__
         does = "never fires" if isinstance(neuron, LeakyReadout) else "fires at most once"
         warnings.warn(
-            f"nirtorch is reading this network: snntorch.export_nir writes {name}, which {does}, as a neuron that fires "
-            "any number of times. Write it with ss_lightning.export.to_nir instead.",
+            f"nirtorch is reading this network: snntorch.export_nir writes {name}, which {does}, as a neuron that "
+            "fires any number of times. Write it with ss_lightning.export.to_nir instead.",
             stacklevel=3,
         )
 

@@ -172,7 +172,7 @@ class _Drive(NamedTuple):
 
 
 class _Writer:
-    """Grows a graph layer by layer, and knows of its end the shape, the unit, and what bounds the currents behind it."""
+    """Grows a graph layer by layer, and knows of its end the shape, the unit and the bounds of the currents."""
 
     def __init__(self, nir: Any, dt: float, inhibition: float | None, shape: tuple[int, ...], reader: Reader) -> None:
         self.nir = nir
@@ -286,7 +286,9 @@ class _Writer:
         gain = self._leak(beta).gain.flatten(1) if beta.dim() > 1 else self._leak(beta).gain[:, None]
         return 1 / gain[:, 0] if bool((gain == gain[:, :1]).all()) else one
 
-    def _exact(self, layer: Layer, part: int, weight: Tensor, scaled: np.ndarray, bias: Tensor | None) -> dict[str, Any]:
+    def _exact(
+        self, layer: Layer, part: int, weight: Tensor, scaled: np.ndarray, bias: Tensor | None
+    ) -> dict[str, Any]:
         """What a node of synapses cannot say: its place, and its numbers before they were scaled."""
         metadata: dict[str, Any] = {"module": layer.name, "part": part, "bias": bias is not None}
         if not np.array_equal(array(weight), scaled):
@@ -362,7 +364,9 @@ class _Writer:
         inhibits = self.inhibition is not None and fires_once(module)
         if inhibits:
             if synapse is not None:
-                raise UsageError(f"self_inhibiting: {layer.name} has a synaptic current, so its inhibition would be late")
+                raise UsageError(
+                    f"self_inhibiting: {layer.name} has a synaptic current, so its inhibition would be late"
+                )
             horizon = self._horizon(name, beta, threshold)
             metadata |= {"inhibition": self.inhibition, "horizon_steps": horizon}
             self.horizon = min(self.horizon, horizon)

@@ -197,7 +197,7 @@ def test_what_a_sensor_has_one_of_is_not_merged_silently(size, samples, match):
 
 def test_two_parts_with_a_polarity_each_are_not_merged_silently():
     train, test = [(few_events([0] * 4), 0), (few_events([0] * 4), 1)], [(few_events([1] * 4), 0)]
-    with pytest.raises(DataError, match="test, sample 0: .*carry 0 and 1"):
+    with pytest.raises(DataError, match=r"test, sample 0: .*carry 0 and 1"):
         EventData.from_tonic(train, test, sensor_size=(8, 8, 1), **GRID)
     assert EventData.from_tonic(train, test, sensor_size=(8, 8, 1), merge_polarity=True, **GRID).num_inputs == 64
 
