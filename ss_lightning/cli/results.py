@@ -29,6 +29,7 @@ from ss_lightning.runs.record import command_line
 from ss_lightning.runs.statistics import GroupStatistics, over_groups
 
 _SEED, _LEFT_OUT = "seed_everything", "data.init_args.test_speakers"
+_ROOT = "data.init_args.root"
 _NEURON, _ESTIMATOR = "model.init_args.neuron", "model.init_args.estimator"
 _METRICS = ("accuracy", "spikes_per_sample", "dead_fraction", "synops_per_sample")
 _MISSING = "not recorded"
@@ -112,7 +113,14 @@ def _read_json(path: Path) -> list[Result]:
             check_types(path, entry, _RESULT, "Write it again from the runs")
             check_types(path, entry["metrics"], dict.fromkeys(entry["metrics"], (int, float)), "Write it again")
         results = [Result(**{name: entry[name] for name in names}) for entry in entries]
-        return [replace(result, config=_distinguishing_config(result.config)) for result in results]
+        return [
+            replace(
+                result,
+                config=_distinguishing_config(result.config),
+                command=command_of_all(result.command) if result.command else None,
+            )
+            for result in results
+        ]
     except DataError:
         raise
     except (ValueError, KeyError, TypeError, AttributeError, OSError, RecursionError) as error:
@@ -141,6 +149,8 @@ def _distinguishing_config(config: Mapping[str, Any]) -> dict[str, Any]:
     kept = {
         key: value for key, value in comparable_config(with_new_names(config)).items() if value not in (None, False)
     }
+    if isinstance(root := kept.get(_ROOT), str):
+        kept[_ROOT] = _folder_name(root)
     if kept.get(_NEURON, "single") != "single":
         kept.pop(_ESTIMATOR, None)
     return kept
@@ -177,7 +187,7 @@ def run_results(run: Run, command: str | None = None) -> list[Result]:
             weights=weights,
             metrics={name: metrics[f"test/{name}"] for name in _METRICS if f"test/{name}" in metrics},
             data_set=data_name(run.config),
-            command=command or run.summary.get("command_line"),
+            command=command_of_all(typed) if (typed := command or run.summary.get("command_line")) else None,
             parameters=facts.get("parameters"),
             seconds=run.summary.get("seconds"),
             machine=machine,
@@ -204,7 +214,7 @@ def data_name(config: Mapping[str, Any]) -> str:
     """Name of the data of a flattened config, such as ``YinYang`` or ``SHD (spoken_digits)``."""
     name = str(config.get("data.class_path", _MISSING)).rpartition(".")[2].removesuffix("Data")
     # Any files in the layout of SHD are read by the one class: only their folder tells them apart.
-    root = config.get("data.init_args.root") if _LEFT_OUT in config or name == "SHD" else None
+    root = config.get(_ROOT) if _LEFT_OUT in config or name == "SHD" else None
     folder = Path(str(root or "")).name  # of "." there is none
     return f"{name} ({folder})" if folder else name
 
@@ -274,20 +284,43 @@ def neuron_name(config: Mapping[str, Any]) -> str:
     return f"{neuron} ({config.get(_ESTIMATOR, _MISSING)})" if neuron == "single" else neuron
 
 
+# Options that change no result, with how many words follow them; they are left out of the command of a row.
+_WITHOUT_EFFECT = (
+    f"--{_SEED}", "--ckpt_path", "--out", "--trainer.default_root_dir", "--pictures", "--trainer.enable_progress_bar",
+    "--trainer.enable_model_summary", "--data.cache_dir", "--data.num_workers", "--data.pin_memory",
+)  # fmt: skip
+
+
 def command_of_all(command: str) -> str:
-    """The command of a run without its seed, which the table gives, and without the checkpoint that it went on from."""
-    dropped = (f"--{_SEED}", "--ckpt_path")
+    """The command of a run without what belongs to one machine or to one of its runs.
+
+    Left out are the seed, which the table gives, the checkpoint that it went on from, and options that change no
+    result. A folder of data is ``DIR``, with its own name where that tells data sets apart.
+    """
     kept: list[str] = []
     try:
         words = iter(shlex.split(command))
     except ValueError:  # a quote without its twin: it is shown as it is
         return command
     for word in words:
-        if word in dropped:
-            next(words, None)
-        elif word.partition("=")[0] not in dropped:
+        name, given, value = word.partition("=")
+        if not name.startswith("--"):
+            kept.append(word)
+            continue
+        without_effect = any(name == option or name.startswith(f"{option}.") for option in _WITHOUT_EFFECT)
+        if name == "--data.root" or without_effect:
+            value = value if given else next(words, "")
+        if name == "--data.root":
+            kept += [name, _folder_name(value)]
+        elif not without_effect:
             kept.append(word)
     return shlex.join(kept)
+
+
+def _folder_name(path: str) -> str:
+    """A folder of data without the place where it lies on one machine."""
+    name = Path(path).name
+    return "DIR" if name in ("", "data") else f"DIR/{name}"
 
 
 def row_cells(row: Row) -> dict[str, str]:
@@ -300,7 +333,7 @@ def row_cells(row: Row) -> dict[str, str]:
         runs = f"{folds} folds, {runs}"
     if row.untested:
         runs += f"; {row.untested} more not tested"
-    command = first.command if first.left_out is not None or not first.command else command_of_all(first.command)
+    command = command_of_all(first.command) if first.command else None
     return {
         "data": first.data_set,
         "network": network_name(first.config),
@@ -346,20 +379,58 @@ def _short(commit: str) -> str:
     return digits[:7] + ("-dirty" if dirty else "")
 
 
-def render_results(rows: Sequence[Row], command: str) -> str:
-    """The page in Markdown.
+def best_rows(rows: Iterable[Row]) -> list[Row]:
+    """Of the rows of one kind of network on one kind of data the one with the highest accuracy.
+
+    A mean over several seeds or folds goes before a single run.
+    """
+    best: dict[tuple[Any, ...], Row] = {}
+    for row in rows:
+        first = row.first
+        key = (first.data_set, first.left_out is not None, network_name(first.config), first.weights)
+        if key not in best or _standing(row) > _standing(best[key]):
+            best[key] = row
+    return list(best.values())
+
+
+def _standing(row: Row) -> tuple[int, float]:
+    means = row.over("accuracy").means
+    return len(means), row.over("accuracy").mean if means else -math.inf
+
+
+def render_results(rows: Sequence[Row], command: str, left_out: int = 0) -> str:
+    """The page in Markdown: a small table for each data set, and an entry with the rest for each row.
 
     Args:
-        rows: what stands in the table.
+        rows: what stands in the tables.
         command: the command that writes this page.
+        left_out: how many more rows there are.
     """
-    table = [
-        {name: cell if name == "command" else as_text(cell) for name, cell in row_cells(row).items()} for row in rows
+    tables: dict[str, list[list[str]]] = {}
+    entries = []
+    for number, row in enumerate(rows, start=1):
+        cells = {name: cell if name == "command" else as_text(cell) for name, cell in row_cells(row).items()}
+        title = cells["data"] + (", speakers left out" if row.first.left_out is not None else "")
+        shown = [cells[name] for name in _IN_TABLE]
+        tables.setdefault(title, []).append([*shown, f"[{number}](#entry-{number})"])
+        lines = "".join(f"| {name} | {cell} |\n" for name, cell in cells.items())
+        entries.append(f"### Entry {number}\n\n| | |\n| --- | --- |\n{lines}")
+    header = [*_IN_TABLE, "entry"]
+    sections = [
+        f"## {title}\n\n" + "".join(f"| {' | '.join(line)} |\n" for line in [header, ["---"] * len(header), *lines])
+        for title, lines in tables.items()
     ]
-    lines = [list(table[0]), ["---"] * len(table[0]), *(list(line.values()) for line in table)]
-    text = "".join("| " + " | ".join(line) + " |\n" for line in lines)
-    return _PAGE.format(command=as_block(command, "bash"), table=text)
+    more = _LEFT_OUT_ROWS.format(number=left_out) if left_out else ""
+    return _PAGE.format(
+        command=as_block(command, "bash"), more=more, tables="\n".join(sections), entries="\n".join(entries)
+    )
 
+
+_IN_TABLE = ("network", "test accuracy, %", "hidden spikes", "seconds", "runs")
+
+_LEFT_OUT_ROWS = """
+Of each network one row is shown, that with the most runs and then the highest accuracy; {number} more rows are in the file that `--json` writes.
+"""
 
 _PAGE = """\
 # Results
@@ -368,18 +439,26 @@ Written from the files that the runs left, nothing by hand:
 
 {command}
 
-Each row repeats with its command on its commit (a later one may hold another config of that name): a `fit` for each
-seed of the row (`--seed_everything N`), followed by the `test` command that it prints (weights: `best` on the
-validation set, or `last`); `folds` trains and tests by itself, always the `last` weights, so that no epoch is chosen on
-the speakers that are left out. Where the settings of a config were themselves chosen by such folds, as those of
-`configs/speakers.yaml` and `configs/best/voices.yaml` were, its row is the score of a choice among a few: expect a
-little less of speakers that no one has chosen by. Accuracy is that on the test set, mean ± standard deviation over the
-seeds of the row, or over its folds; `worst` is the lowest of them. Hidden spikes and synaptic operations (spikes that
-meet a non-zero weight, the input layer included) are per test sample; `dead` is the share of hidden neurons that fire
-for no test sample; seconds are those of one training, its validation included. A commit with `-dirty` had changes
-beside it that were not committed: such a row may not repeat to the digit.
+- Accuracy is that on the test set: mean ± standard deviation over the seeds of a row, or over its folds.
+- Hidden spikes are per test sample. Seconds are those of one training, its validation included.
+- "Speakers left out" means `folds`: each speaker is tested by a network that was trained without it. Where the settings
+  of a config were themselves chosen by such folds, expect a little less of speakers that no one has chosen by.
+{more}
+{tables}
+## Entries
 
-{table}"""
+How to read and repeat them:
+
+- `command` is typed once for each seed of the row, with `--seed_everything N`, on its commit: a later one may hold
+  another config of that name. `DIR` is the folder of your data. A `fit` is followed by the `test` command that it
+  prints. `folds` tests by itself, always with the last weights.
+- `weights`: `best` on the validation set, or `last`.
+- `worst` is the lowest accuracy of a seed or fold.
+- `dead` is the share of hidden neurons that fire for no test sample.
+- Synaptic operations are spikes that meet a non-zero weight, those of the input included, per test sample.
+- A commit with `-dirty` had changes beside it that were not committed: such a row may not repeat to the digit.
+
+{entries}"""
 
 
 def draw_curve(rows: Sequence[Row]) -> Any:
@@ -443,6 +522,12 @@ def _points(rows: Sequence[Row]) -> plots.Points:
     )
 
 
+def _compact_json(single: Mapping[str, Any]) -> str:
+    """The single results, one a line, so that a change of one is a change of one line."""
+    lines = ",\n".join(json.dumps(result, separators=(",", ":")) for result in single["results"])
+    return f'{{"command_line": {json.dumps(single["command_line"])},\n"results": [\n{lines}\n]}}\n'
+
+
 def main(arguments: list[str]) -> int:
     """Write the table, and what else is asked for, and say where it is.
 
@@ -462,6 +547,9 @@ def main(arguments: list[str]) -> int:
         help="run folders, folders of folds, folders with such below them, or files that --json wrote",
     )
     parser.add_argument("--out", type=str, default="RESULTS.md", help="the table, in Markdown")
+    parser.add_argument(
+        "--best", type=bool, default=False, help="of each network the row with the highest accuracy only"
+    )
     parser.add_argument("--json", type=str, help="also write the single results to this file")
     parser.add_argument("--curve", type=str, help="also draw accuracy against hidden spikes into this PNG file")
     options = parse_arguments(parser, arguments)
@@ -478,14 +566,15 @@ def main(arguments: list[str]) -> int:
         raise damaged[0]
     if not results:
         raise DataError("no run has come to its end yet, so there are no results")
-    rows = make_rows(results)
+    every = make_rows(results)
+    rows = best_rows(every) if options.best else every
     command = command_line(["results", *arguments])
-    written = {"out": render_results(rows, command).encode()}
+    written = {"out": render_results(rows, command, len(every) - len(rows)).encode()}
     if options.json:
         single = {"command_line": command, "results": [asdict(result) for result in results]}
-        written["json"] = (json.dumps(single, indent=1) + "\n").encode()
+        written["json"] = _compact_json(single).encode()
     if options.curve:
-        written["curve"] = plots.png(draw_curve(rows))
+        written["curve"] = plots.png(draw_curve(every))
     for option, content in written.items():
         path = Path(options[option])
         try:
