@@ -1,10 +1,9 @@
 """What the swap costs in snnTorch's tutorials 5 and 6, and the settings that win it back.
 
 ``python -m ss_lightning.experiments.tutorials 5 --root DIR`` trains the network of tutorial 5 (784-1000-10, 25 steps,
-beta 0.95, Adam 5e-4) or 6 (12C5-MP2-64C5-MP2-10, 50 steps, beta 0.5, Adam 1e-2) on MNIST in ``DIR/MNIST/raw``, once
-with snnTorch's neurons, once with ``SingleSpikeLeaky`` at its defaults in the hidden layers, and once with the
-settings of :data:`ROWS`. Batches of 128, one epoch unless told otherwise, the same initial weights and order of
-samples.
+beta 0.95, Adam 5e-4) or 6 (12C5-MP2-64C5-MP2-10, 50 steps, beta 0.5, Adam 1e-2) on MNIST in ``DIR/MNIST/raw``: with
+snnTorch's neurons, with ``SingleSpikeLeaky`` at its defaults in the hidden layers, and with the settings of
+:data:`ROWS`. Batches of 128, one epoch unless told otherwise, the same initial weights and order of samples.
 
 Both tutorials show the image at every step. So the current of the first layer is the same at every step, and is
 computed once; the rest is the loop of the tutorials, layer by layer.
