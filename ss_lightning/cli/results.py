@@ -429,7 +429,8 @@ def render_results(rows: Sequence[Row], command: str, left_out: int = 0) -> str:
 _IN_TABLE = ("network", "test accuracy, %", "hidden spikes", "seconds", "runs")
 
 _LEFT_OUT_ROWS = """
-Of each network one row is shown, that with the most runs and then the highest accuracy; {number} more rows are in the file that `--json` writes.
+Of each network one row is shown, that with the most runs and then the highest accuracy; {number} more rows are in the
+file that `--json` writes.
 """
 
 _PAGE = """\
