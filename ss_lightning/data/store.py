@@ -332,7 +332,7 @@ class EventStore:
             sizes |= {"input_shape": tuple(meta["input_shape"]), "class_names": tuple(meta["class_names"])}
         except (KeyError, TypeError) as error:
             raise DataError(f"{path}/meta.json: {error} is missing or wrong. Build it again.") from error
-        stored = {name: arrays.get(name) for name in _ARRAYS}
+        stored: dict[str, Any] = {name: arrays.get(name) for name in _ARRAYS}
         check_stored(os.fspath(path), stored, sizes)
         return cls(**stored, **sizes)
 
