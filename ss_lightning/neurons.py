@@ -298,7 +298,8 @@ class _OneSpike(_Tracked):
         if torch.compiler.is_exporting():
             raise NotImplementedError(
                 f"a single step of {type(self).__name__} cannot be exported, since plain tensors do not tell which "
-                "neurons have fired: set `sequence = True` and export the whole sequence"
+                "neurons have fired: set `sequence = True` and export the whole sequence, or export one step of an MLP or "
+                "ConvNet with ss_lightning.export.export_step"
             )
         return self._step(input_, given)
 

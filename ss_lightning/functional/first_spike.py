@@ -121,6 +121,9 @@ def first_spike(crossings: Tensor, estimator: str = "ramp") -> Tensor:
         ValueError: the estimator is unknown.
     """
     check_estimator(estimator)
+    if torch.compiler.is_exporting():  # a program for inference, whatever the estimator
+        crossed = crossings > 0
+        return crossings * (crossed.cumsum(0) == 1)
     if torch.compiler.is_compiling():
         return _step_by_step(crossings, estimator)
     return _FirstSpike.apply(crossings, estimator)
@@ -147,6 +150,8 @@ def first_spike_time(spikes: Tensor) -> Tensor:
     Args:
         spikes: ``[T, B, N]``, anything above zero is a spike. Not differentiable.
     """
+    if torch.compiler.is_exporting():  # a loop would be unrolled
+        return ((spikes > 0).cumsum(0) == 0).sum(0)
     silent = torch.ones(spikes.shape[1:], dtype=torch.bool, device=spikes.device)
     steps_before = torch.zeros_like(silent, dtype=torch.int32)
     for step in spikes.unbind(0):

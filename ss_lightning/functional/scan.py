@@ -27,6 +27,18 @@ def _step_by_step(current: Tensor, beta: Tensor) -> Tensor:
     return torch.stack(membrane)
 
 
+def _as_one_operator(current: Tensor, beta: Tensor) -> Tensor:
+    """The recurrence as torch's ``scan``: an exported program stays small, however many steps there are."""
+    from torch._higher_order_ops.scan import scan
+
+    def step(membrane: Tensor, current: Tensor) -> tuple[Tensor, Tensor]:
+        membrane = beta * membrane + current
+        return membrane, membrane.clone()  # the operator refuses two outputs that are one tensor
+
+    rest = torch.zeros_like(current[0], dtype=torch.result_type(current, beta))
+    return scan(step, rest, current)[1]
+
+
 def leaky_scan(current: Tensor, beta: Tensor | float, *, backend: str = "auto") -> Tensor:
     """Membrane of leaky integrators that never reset: ``V[t] = beta * V[t-1] + I[t]``, ``V[-1] = 0``.
 
@@ -51,6 +63,8 @@ def leaky_scan(current: Tensor, beta: Tensor | float, *, backend: str = "auto") 
         tensor([1.0000, 0.5000, 2.2500])
     """
     beta = as_like(beta, current)
+    if torch.compiler.is_exporting():
+        return _as_one_operator(current, beta)
     if torch.compiler.is_compiling():
         return _step_by_step(current, beta)
     kernels = _choose_kernels(backend, current, beta)
