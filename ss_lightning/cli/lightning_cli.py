@@ -26,6 +26,15 @@ from rich.console import Console
 from torch.optim import Optimizer
 
 from ss_lightning.cli.advice import idle_keys, idle_parts, rising_rate
+from ss_lightning.cli.arguments import (
+    check_checkpoint_file,
+    check_config_files,
+    check_words,
+    configs_first,
+    with_class_for_help,
+    with_config_of_run,
+)
+from ss_lightning.cli.checks import check_optimizer, check_trainer
 from ss_lightning.cli.imports import Trust, denied_import
 from ss_lightning.cli.recipes import with_packaged_recipes
 from ss_lightning.cli.weights_and_biases import finish_wandb, start_wandb
@@ -38,15 +47,15 @@ from ss_lightning.parsing import (
     parser_keys,
     read_yaml,
     typed_settings,
+    with_lists,
     written_settings,
 )
 from ss_lightning.runs.checkpoints import AtomicCheckpointIO, BestCheckpoint, LastCheckpoint, MetricsLogger
 from ss_lightning.runs.comparison import refuse_other_architecture
-from ss_lightning.runs.config_check import check_config
+from ss_lightning.runs.config_check import check_config, check_kind
 from ss_lightning.runs.configs import flatten_config
 from ss_lightning.runs.folders import (
     DEFAULT_ROOT,
-    config_beside,
     config_name,
     find_checkpoint,
     holds_results,
@@ -209,15 +218,33 @@ class SpikingCLI(LightningCLI):
         return parser
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
-        """Parse; without a config, the one that lies beside the checkpoint is used."""
-        arguments = cast(list[str], args)
-        arguments = with_packaged_recipes(_with_config_beside(arguments))
+        """Parse; a checkpoint brings the config of its run."""
+        typed = cast(list[str], args)
+        check_words(typed)
+        arguments = configs_first(typed)
+        check_config_files(arguments)
+        arguments = with_packaged_recipes(arguments)
+        for path in _configs(arguments):
+            check_config(path)
+            check_kind(path)
+        arguments = self._with_config_of_run(with_class_for_help(arguments))
         for path in _configs(arguments):
             check_config(path)
             self.trust.check_names(path)
         with self.trust.guard():
             self._parse(parser, arguments)
         self.trust.check(self.config)
+
+    def _with_config_of_run(self, arguments: list[str]) -> list[str]:
+        """The command line with the config of the run that it evaluates, or trains on; says which that is."""
+        # Another run may have written a newer checkpoint since the first process looked.
+        known = None if is_first_process() else os.environ.get(_CHECKPOINT_VARIABLE)
+        found = with_config_of_run(arguments, known)
+        own, given = _configs(found), _configs(arguments)
+        if (left_out := [path for path in given if path not in own]) and is_first_process():
+            run = display_path(own[0].parent)
+            print(f"{display_path(left_out[0])} stands for its run {run}, whose own config is used", file=sys.stderr)
+        return found
 
     def _parse(self, parser: LightningArgumentParser, arguments: list[str]) -> None:
         try:
@@ -227,10 +254,13 @@ class SpikingCLI(LightningCLI):
             denied = str(cause) if type(cause) is UsageError else denied_import(error)
             if denied is not None:
                 raise UsageError(denied) from error
-            subparser = self._subcommand_parsers.get(arguments[0], parser)
+            keys = parser_keys(self._subcommand_parsers.get(arguments[0], parser))
             settings = [setting for path in _configs(arguments) for setting in written_settings(read_yaml(str(path)))]
             settings += typed_settings(arguments)
-            raise UsageError(explain_parser_error(error, parser_keys(subparser), settings, _OWNERS, _KINDS)) from error
+            if (mended := with_lists(arguments, keys, settings, _OWNERS)) != arguments:
+                self._parse(parser, mended)
+                return
+            raise UsageError(explain_parser_error(error, keys, settings, _OWNERS, _KINDS)) from error
 
     def _set_seed(self) -> None:
         try:
@@ -246,7 +276,9 @@ class SpikingCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Find the checkpoint and reserve the run folder: both can fail, and should before data is prepared."""
         config = self.config[self.subcommand]
-        _check_trainer(config.trainer)
+        check_trainer(config.trainer)
+        if self.subcommand == "fit":
+            check_optimizer(config)
         if config.get("weights_only") is False:
             raise UsageError("weights_only is false, which would run any code in a checkpoint. Leave it out")
         self.root = Path(config.trainer.default_root_dir or DEFAULT_ROOT)
@@ -261,11 +293,13 @@ class SpikingCLI(LightningCLI):
             # Another run may have written a newer one since the first process looked.
             name, path = path, None if is_first_process() else os.environ.get(_CHECKPOINT_VARIABLE)
             path = path or str(find_checkpoint(self.root / self.run_name, name))
-            os.environ[_CHECKPOINT_VARIABLE] = path
-            if is_first_process():
-                print(f"checkpoint  {display_path(path)}")
-        if path is not None and not os.path.isfile(path):
-            raise UsageError(f"--ckpt_path: there is no file {path}")
+        elif path is not None:
+            check_checkpoint_file(path)
+        else:
+            return None
+        os.environ[_CHECKPOINT_VARIABLE] = path
+        if is_first_process():
+            print(f"checkpoint  {display_path(path)}")
         return path
 
     def _reserve(self) -> Path:
@@ -536,41 +570,11 @@ def first_config(config: Namespace) -> Path | None:
     return Path(os.fspath(files[0].absolute if hasattr(files[0], "absolute") else files[0]))
 
 
-def _check_trainer(config: Namespace) -> None:
-    """Refuse numbers that the trainer takes and then fails on.
-
-    Raises:
-        UsageError: one of them makes no sense.
-    """
-    if config.accumulate_grad_batches < 1:
-        raise UsageError(f"trainer.accumulate_grad_batches is {config.accumulate_grad_batches}; expected 1 or more")
-    cores = os.cpu_count() or 1
-    if config.accelerator in ("cpu", "auto") and isinstance(config.devices, int) and config.devices > 16 * cores:
-        raise UsageError(f"trainer.devices is {config.devices}, but this machine has {cores} CPU cores")
-
-
 def _configs(arguments: Sequence[str]) -> list[Path]:
     """The files that ``--config`` names."""
     paths = [value for option, value in pairwise(arguments) if option in ("--config", "-c")]
     paths += [argument.partition("=")[2] for argument in arguments if argument.startswith(("--config=", "-c="))]
     return [Path(path) for path in paths if os.path.isfile(path)]  # it may be a whole config, too long for a name
-
-
-def _with_config_beside(arguments: list[str]) -> list[str]:
-    """Arguments with the config of the run that ``--ckpt_path`` lies in, unless they name a config."""
-    given = {argument.partition("=")[0] for argument in arguments}
-    if not given.isdisjoint({"--config", "-c", "--help", "-h"}):
-        return arguments
-    for index, argument in enumerate(arguments):
-        name, equals, value = argument.partition("=")
-        if name == "--ckpt_path":
-            path = value if equals else "".join(arguments[index + 1 : index + 2])
-            if path and path not in ("best", "last") and not os.path.isfile(path):
-                raise UsageError(f"--ckpt_path: there is no file {path}")
-            config = config_beside(Path(path)) if path else None
-            if config is not None:
-                return [arguments[0], "--config", str(config), *arguments[1:]]
-    return arguments
 
 
 def run_command(
