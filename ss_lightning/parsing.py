@@ -115,11 +115,12 @@ def explain_parser_error(
         for key, value in settings:
             if fault := find(key, value, known, classes):
                 return fault
-    for key, value in settings:
-        owner = key.removesuffix(".class_path")
-        if owner in CLASS_EXAMPLES and owner not in named and isinstance(value, str) and value[:1] not in "{[":
-            if value not in known_classes(owner):
-                return f"{owner}: {_about_class(owner, value)}"
+    chosen = {key.removesuffix(".class_path"): value for key, value in settings if isinstance(value, str)}
+    for owner in CLASS_EXAMPLES.keys() & chosen.keys():
+        value = chosen[owner]
+        there = (owner in named and named[owner].path == value) or value in known_classes(owner)
+        if not there and value[:1] not in "{[" and not os.path.exists(value):
+            return f"{owner}: {_about_class(owner, value)}"
     missing = [
         key for key in ("model", "data") if key in known and not any(k.partition(".")[0] == key for k, _ in settings)
     ]
@@ -134,14 +135,21 @@ def known_classes(owner: str) -> dict[str, str]:
     kind = {"model": "Classifier", "data": "Data"}.get(owner, "")
     names = [name for name in dir(import_module(module)) if name[0].isupper() and name.endswith(kind)]
     parts = [vars(import_module(module)).get(name) or getattr(import_module(module), name) for name in names]
-    return {name: f"{module}.{name}" for name, part in zip(names, parts, strict=True) if isinstance(part, type)}
+    own = module.partition(".")[0]
+    return {
+        name: f"{module}.{name}"
+        for name, part in zip(names, parts, strict=True)
+        if isinstance(part, type) and part.__module__.startswith(f"{own}.")
+    }
 
 
 def _about_class(owner: str, value: str) -> str:
     """What to say of a class that is not there: the nearest of those that are."""
     classes = known_classes(owner)
     spelled = {name.lower(): path for name, path in classes.items()}
-    near = difflib.get_close_matches(value.rpartition(".")[2].lower(), spelled, n=1)
+    word = value.rpartition(".")[2].lower()
+    inside = sorted((name for name in spelled if word in name), key=len)  # such as cosine
+    near = difflib.get_close_matches(word, spelled, n=1) or inside
     if near:
         return f"there is no class {value}. Did you mean {spelled[near[0]]}?"
     return f"expected the path of a class, such as {CLASS_EXAMPLES[owner]}, got {value}"

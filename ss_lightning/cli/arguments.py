@@ -121,7 +121,7 @@ def check_config_files(arguments: Sequence[str]) -> None:
                 + (f" Did you mean {inside}?" if inside.is_file() else " Name a file in it")
             )
         if find_recipe(value) is None:
-            raise UsageError(f"--config: there is no file {value}.{_near_file(value, recipe_names())}")
+            raise UsageError(f"--config: there is no file {value}{_near_file(value, recipe_names())}")
 
 
 def check_checkpoint_file(path: str) -> None:
@@ -136,15 +136,15 @@ def check_checkpoint_file(path: str) -> None:
         found = sorted(Path(path).rglob("*.ckpt"))
         near = f" Did you mean {found[0]}?" if found else " There is none in it"
         raise UsageError(f"--ckpt_path: {path} is a folder, not a checkpoint.{near}")
-    raise UsageError(f"--ckpt_path: there is no file {path}.{_near_file(path)}")
+    raise UsageError(f"--ckpt_path: there is no file {path}{_near_file(path)}")
 
 
 def _near_file(path: str, others: Sequence[str] = ()) -> str:
-    """A sentence that names a file that may be meant."""
+    """A sentence that names a file that may be meant, to be put behind a message; empty if none is like it."""
     folder, ending = Path(path).parent, Path(path).suffix
     beside = [str(found) for found in folder.glob(f"*{ending}")] if folder.is_dir() else []
     near = difflib.get_close_matches(path, [*beside, *others], n=1, cutoff=0.8)
-    return f" Did you mean {near[0]}?" if near else " Look at the path from this folder"
+    return f". Did you mean {near[0]}?" if near else ""
 
 
 def _values(arguments: Sequence[str], names: Sequence[str]) -> list[str]:
