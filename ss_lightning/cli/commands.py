@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from importlib import import_module
 
 from ss_lightning._version import __version__
+from ss_lightning.cli.help_pages import first_page
 from ss_lightning.cli.output import make_output_last, output_is_incomplete
 from ss_lightning.errors import DataError, UsageError, suggestion
 
@@ -114,6 +115,9 @@ def _run(arguments: list[str]) -> int:
             print(f"ss_lightning {__version__}")
             return 0
         command = find_command(arguments)
+        if command.module == LIGHTNING_CLI and arguments[1:] in (["--help"], ["-h"]):
+            print(first_page(arguments[0]), end="")
+            return 0
         # Lightning's commands share one parser, which needs the word; the others have one of their own.
         words = arguments if command.module == LIGHTNING_CLI else arguments[1:]
         return import_module(command.module).main(words)

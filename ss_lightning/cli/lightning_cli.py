@@ -7,16 +7,17 @@ import os
 import shlex
 import shutil
 import sys
-from argparse import ArgumentError, RawDescriptionHelpFormatter
+from argparse import ArgumentError
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from itertools import pairwise
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any, Literal, cast
 
 import torch
 import yaml
-from jsonargparse import DefaultHelpFormatter, Namespace
+from jsonargparse import Namespace
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint, ProgressBar
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
@@ -35,6 +36,7 @@ from ss_lightning.cli.arguments import (
     with_config_of_run,
 )
 from ss_lightning.cli.checks import check_optimizer, check_trainer
+from ss_lightning.cli.help_pages import SUMMARIES, keys_page, split_help
 from ss_lightning.cli.imports import Trust, denied_import
 from ss_lightning.cli.recipes import with_packaged_recipes
 from ss_lightning.cli.weights_and_biases import finish_wandb, start_wandb
@@ -82,29 +84,6 @@ _OWNERS = {"trainer": Trainer, "checkpoint": BestCheckpoint, "pictures": Picture
 _KINDS = {"model": LightningModule, "data": LightningDataModule, "optimizer": Optimizer}
 
 _LINKS = ("input_shape", "num_classes", "step_ms")
-
-
-_SUMMARIES = {
-    "fit": "Train a network; leaves a run folder with config, metrics, pictures and checkpoints.",
-    "validate": "Evaluate a checkpoint on the validation set.",
-    "test": "Evaluate a checkpoint on the test set.",
-    "predict": "Write class, probability and time of decision of every test sample to a file.",
-}
-
-
-_SUBCOMMAND_HELP = """\
-{summary}
-
-  python -m ss_lightning {subcommand} --config configs/yinyang.yaml
-  python -m ss_lightning {subcommand} --config FILE --KEY VALUE ...    KEY as in the config: model.hidden, optimizer.lr
-  python -m ss_lightning {subcommand} --config FILE --print_config     every key and its value
-  python -m ss_lightning {subcommand} --model.help ss_lightning.MLPClassifier
-  python -m ss_lightning {subcommand} --data.help ss_lightning.data.YinYangData
-"""
-
-
-class _HelpFormatter(RawDescriptionHelpFormatter, DefaultHelpFormatter):
-    """Keeps the lines of the description, and writes the defaults."""
 
 
 class SeveralDevicesError(UsageError):
@@ -161,7 +140,7 @@ class SpikingCLI(LightningCLI):
             raise
 
     def _run(self, args: list[str]) -> None:
-        common: dict[str, Any] = {"exit_on_error": False, "allow_abbrev": False, "formatter_class": _HelpFormatter}
+        common: dict[str, Any] = {"exit_on_error": False, "allow_abbrev": False}
         super().__init__(
             LightningModule,
             LightningDataModule,
@@ -176,10 +155,10 @@ class SpikingCLI(LightningCLI):
                 **{
                     name: {
                         "usage": f"python -m ss_lightning {name} --config FILE [--KEY VALUE ...]",
-                        "description": _SUBCOMMAND_HELP.format(subcommand=name, summary=summary),
+                        "description": summary,
                         **common,
                     }
-                    for name, summary in _SUMMARIES.items()
+                    for name, summary in SUMMARIES.items()
                 },
             },
             args=args,
@@ -219,7 +198,7 @@ class SpikingCLI(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Parse; a checkpoint brings the config of its run."""
-        typed = cast(list[str], args)
+        topic, typed = split_help(cast(list[str], args))
         check_words(typed)
         arguments = configs_first(typed)
         check_config_files(arguments)
@@ -227,13 +206,31 @@ class SpikingCLI(LightningCLI):
         for path in _configs(arguments):
             check_config(path)
             check_kind(path)
-        arguments = self._with_config_of_run(with_class_for_help(arguments))
+        arguments = with_class_for_help(arguments)
+        if topic is None:
+            arguments = self._with_config_of_run(arguments)
         for path in _configs(arguments):
             check_config(path)
             self.trust.check_names(path)
+        if topic is not None and not _configs(arguments):
+            print(keys_page(topic, {key: (cls, {}) for key, cls in _OWNERS.items()}), end="")
+            raise SystemExit(0)
         with self.trust.guard():
             self._parse(parser, arguments)
         self.trust.check(self.config)
+        if topic is not None:
+            print(keys_page(topic, self._classes()), end="")
+            raise SystemExit(0)
+
+    def _classes(self) -> dict[str, tuple[type, dict[str, Any]]]:
+        """The class whose arguments follow each key, and the values that the config has for them."""
+        config = self.config[self.config.subcommand]
+        classes: dict[str, tuple[type, dict[str, Any]]] = {}
+        for key in ("model", "data", "optimizer", "lr_scheduler"):
+            part = config.get(key)
+            if part is not None and part.get("class_path"):
+                classes[key] = (resolve_name(part.class_path), vars(part.get("init_args") or Namespace()))
+        return classes | {key: (cls, vars(config.get(key) or Namespace())) for key, cls in _OWNERS.items()}
 
     def _with_config_of_run(self, arguments: list[str]) -> list[str]:
         """The command line with the config of the run that it evaluates, or trains on; says which that is."""

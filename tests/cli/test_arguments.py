@@ -1,6 +1,8 @@
 """What a user types, before anything is trained."""
 
+import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -169,8 +171,6 @@ class TestConfigOfTheRun:
         """A run of configs/mine.yaml, an overlay, a config of another name."""
         run = folder / "runs/mine/version_0"
         (run / "checkpoints").mkdir(parents=True)
-        import zipfile
-
         with zipfile.ZipFile(run / "checkpoints/best.ckpt", "w") as archive:
             archive.writestr("a", "b")
         (run / "config.yaml").write_text(WHOLE)
@@ -227,7 +227,7 @@ class TestConfigOfTheRun:
     @pytest.mark.parametrize(
         ("path", "said"),
         [
-            ("runs/mine/version_0/checkpoints/bets.ckpt", f"there is no file .*Did you mean {CKPT}"),
+            ("runs/mine/version_0/checkpoints/bets.ckpt", rf"there is no file .*Did you mean {CKPT}"),
             ("runs/mine/version_0", f"is a folder, not a checkpoint. Did you mean {CKPT}"),
             ("configs", "is a folder, not a checkpoint. There is none in it"),
         ],
@@ -238,7 +238,7 @@ class TestConfigOfTheRun:
                 with_config_of_run(["test", *config, "--ckpt_path", path])
 
     def test_no_run(self):
-        with pytest.raises(UsageError, match="no run in runs/other has a checkpoints/best.ckpt"):
+        with pytest.raises(UsageError, match=r"no run in runs/other has a checkpoints/best.ckpt"):
             with_config_of_run(["test", "--config", "configs/other.yaml"])
 
 
@@ -247,8 +247,6 @@ def test_runs_of_a_packaged_recipe():
 
 
 def test_what_only_prints_imports_nothing_large():
-    import subprocess
-
     code = (
         "import sys; from ss_lightning.cli import main\n"
         "for words in (['--help'], ['--version'], ['configs'], ['train'], ['fit', '--help']): main(words)\n"
