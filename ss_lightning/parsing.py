@@ -292,8 +292,8 @@ def _expected(annotation: Any) -> str | None:
     if origin in (Union, UnionType):
         # Parts such as a tensor cannot be written.
         parts = [words for part in arguments if (words := _expected(part)) and part is not NoneType]
-        words = " or ".join([*parts, *["null"] * (NoneType in arguments)]).split(" or ")
-        return " or ".join(dict.fromkeys(words)) if parts else None
+        choices = " or ".join([*parts, *["null"] * (NoneType in arguments)]).split(" or ")
+        return " or ".join(dict.fromkeys(choices)) if parts else None
     if origin is tuple and arguments and arguments[-1] is not Ellipsis:
         return f"a list of {len(arguments)}, such as [{', '.join('0.5' if a is float else '1' for a in arguments)}]"
     if origin in (list, tuple, collections.abc.Sequence, collections.abc.Iterable):

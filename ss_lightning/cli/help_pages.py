@@ -68,7 +68,7 @@ def first_page(subcommand: str) -> str:
         for key in ("model", "data", *(("optimizer", "lr_scheduler") if subcommand == "fit" else ()))
         for name, value in {"class_path": recipe[key]["class_path"], **recipe[key]["init_args"]}.items()
     ]
-    common = _OF_TRAINING if subcommand == "fit" else _OF_EVALUATION
+    common: tuple[tuple[str, str], ...] = _OF_TRAINING if subcommand == "fit" else _OF_EVALUATION
     common += _FORMAT if subcommand == "predict" else ()
     return _FIRST_PAGE.format(
         subcommand=subcommand, summary=SUMMARIES[subcommand], example=_EXAMPLE, keys=_table(keys), common=_table(common)

@@ -289,7 +289,7 @@ class TestMistakes:
             (["--model.hiddn=[3]"], "unknown key model.hiddn of ss_lightning.MLPClassifier. Did you mean hidden?"),
             (["--model.hidden=[0]"], "at least one neuron"),
             (["--model.tau_hidden_ms=-1"], "zero or more milliseconds, got -1.0"),
-            (["--model.tau_hidden_ms=fast"], "model.tau_hidden_ms: expected a number, got fast"),
+            (["--model.tau_hidden_ms=fast"], "model.tau_hidden_ms: expected a number or a list of numbers"),
             (["--data.num_steps=0"], "num_steps is 0; expected a whole number, 1 or more."),
             (["--foo=3"], "unknown key foo"),
             (["--optimizer.lr=fast"], "optimizer.lr"),
