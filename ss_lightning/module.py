@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import FrameType
 from typing import Any, ClassVar, Literal, cast
 
@@ -123,8 +123,8 @@ class SpikingClassifier(L.LightningModule):
 
     def predict(
         self,
-        times: Sequence[ArrayLike] | ArrayLike,
-        units: Sequence[ArrayLike] | ArrayLike,
+        times: Iterable[ArrayLike] | ArrayLike,
+        units: Iterable[ArrayLike] | ArrayLike,
         time_unit: Literal["s", "ms", "us"] = "s",
     ) -> Any:
         """Classify one recording, or several.
@@ -161,10 +161,12 @@ class SpikingClassifier(L.LightningModule):
                 "data module of ss_lightning, or by a version that did not keep them. Set model.recording_format = "
                 "ss_lightning.data.RecordingFormat.of(data), or its parts"
             )
+        if isinstance(times, Iterator):
+            times = list(times)
         if is_one_recording(times):
             return self.predict([cast(ArrayLike, times)], [cast(ArrayLike, units)], time_unit)[0]
-        times, units = list(cast(Sequence[ArrayLike], times)), list(cast(Sequence[ArrayLike], units))
-        return classify_recordings(self.network, form, times, units, time_unit)
+        several = (cast(Iterable[ArrayLike], times), cast(Iterable[ArrayLike], units))
+        return classify_recordings(self.network, form, *several, time_unit)
 
     def on_fit_start(self) -> None:
         """Remember the format of the recordings, for :meth:`predict`.

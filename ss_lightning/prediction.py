@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from ss_lightning.data.recordings import RecordingFormat
+from ss_lightning.data.validation import one_per_sample
 from ss_lightning.errors import UsageError
 from ss_lightning.networks import NetworkOutput, SpikingNetwork, evaluating
 
@@ -48,8 +49,8 @@ def class_probabilities(network: SpikingNetwork, output: NetworkOutput) -> tuple
 def classify_recordings(
     network: SpikingNetwork,
     form: RecordingFormat,
-    times: Sequence[ArrayLike],
-    units: Sequence[ArrayLike],
+    times: Iterable[ArrayLike],
+    units: Iterable[ArrayLike],
     time_unit: Literal["s", "ms", "us"] = "s",
 ) -> list[Prediction]:
     """Classify recordings with a network in evaluation, in its own precision and on its own device.
@@ -65,6 +66,7 @@ def classify_recordings(
         DataError: an event is not valid; the message names the recording and the value.
         UsageError: there are times and units of different numbers of recordings, or the time unit is unknown.
     """
+    times, units = one_per_sample(times, "recordings: times"), one_per_sample(units, "recordings: units")
     if len(times) != len(units):
         raise UsageError(f"there are times of {len(times)} recordings and units of {len(units)}")
     device = next(network.parameters()).device
@@ -92,4 +94,8 @@ def is_one_recording(times: Any) -> bool:
     """Whether these are the times of one recording and not a list of recordings."""
     if isinstance(times, (np.ndarray, Tensor)):
         return times.ndim == 1 and times.dtype != object
-    return all(np.ndim(item) == 0 for item in times)
+    return not isinstance(times, Iterable) or all(map(_is_single, times))
+
+
+def _is_single(value: Any) -> bool:
+    return value.ndim == 0 if hasattr(value, "ndim") else not isinstance(value, Iterable)
