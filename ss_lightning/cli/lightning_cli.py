@@ -491,8 +491,9 @@ class SpikingCLI(LightningCLI):
         if not isinstance(callback, ModelCheckpoint) or not callback.best_model_path:
             return
         print()
-        # From the file: with ddp_spawn and ddp_fork another process has kept the record.
-        summary = read_json(self.run_folder / "summary.json", "The training itself has ended")
+        summary = self.record.summary
+        if "seconds" not in summary:  # with ddp_spawn and ddp_fork another process has kept the record
+            summary = read_json(self.run_folder / "summary.json", "The training itself has ended")
         for name, text in summary_lines(summary["metrics"], summary["seconds"]):
             print(f"{name:16} {text}")
         best = display_path(callback.best_model_path)

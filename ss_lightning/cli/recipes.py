@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import sys
 from collections.abc import Sequence
@@ -38,7 +39,7 @@ def find_recipe(path: str) -> Path | None:
     if not name.startswith(_PREFIX) or ".." in Path(name).parts:
         return None
     recipe = recipes_folder() / name[len(_PREFIX) :]
-    return recipe if recipe.is_file() else None
+    return recipe if os.path.isfile(recipe) else None  # a whole config may stand here, longer than a name can be
 
 
 def with_packaged_recipes(arguments: Sequence[str]) -> list[str]:
@@ -56,13 +57,17 @@ def with_packaged_recipes(arguments: Sequence[str]) -> list[str]:
     return found
 
 
-@cache
 def on_disk_or_packaged(path: str) -> str:
     """A path as it is, or that of the recipe of this name if there is no such file; says so, once."""
-    if Path(path).exists() or (recipe := find_recipe(path)) is None:
+    if os.path.lexists(path) or (recipe := find_recipe(path)) is None:
         return path
-    print(f"{path} is the one that comes with ss_lightning {__version__}: {display_path(recipe)}", file=sys.stderr)
+    _say_once(f"{path} is the one that comes with ss_lightning {__version__}: {display_path(recipe)}")
     return str(recipe)
+
+
+@cache
+def _say_once(line: str) -> None:
+    print(line, file=sys.stderr)
 
 
 def summary(recipe: Path) -> str:

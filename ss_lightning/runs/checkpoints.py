@@ -8,7 +8,7 @@ import os
 import random
 import shutil
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +67,9 @@ class BestCheckpoint(ModelCheckpoint):
     :func:`ss_lightning.runs.history.is_cut_short`.
     """
 
+    # From where to where. Of the class: jsonargparse shows the arguments of the parent's constructor.
+    _copies: Sequence[tuple[Path, Path]] = ()
+
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Keep the epoch if it is a good one."""
         if not (self.best_model_path and is_cut_short(trainer)):
@@ -78,20 +81,29 @@ class BestCheckpoint(ModelCheckpoint):
             super().on_validation_end(trainer, pl_module)
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Copy what was kept, and let the state in ``checkpoint`` speak of the copies."""
+        """Let the state in ``checkpoint`` speak of copies of what was kept; they are made when the training starts."""
         state = checkpoint.get("callbacks", {}).get(self.state_key)
         if state is None or trainer.ckpt_path is None or self.dirpath is None:
             return
         source, target = Path(trainer.ckpt_path).parent, Path(self.dirpath)
         kept = {}
+        copies = []
         for path, score in (state["best_k_models"] or {state["best_model_path"]: None}).items():
             name = Path(path).name
             # One that is younger than the checkpoint is of an epoch that is about to be trained again.
             if name and _global_step(source / name) <= checkpoint["global_step"]:
                 kept[str(target / name)] = score
-                if trainer.is_global_zero:
-                    _copy(source / name, target / name)
+                copies.append((source / name, target / name))
+        self._copies = copies
         checkpoint["callbacks"][self.state_key] = {**state, **self._kept_state(kept), "dirpath": self.dirpath}
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Copy what was kept, now that nothing has refused the checkpoint."""
+        super().on_train_start(trainer, pl_module)
+        if trainer.is_global_zero:
+            for source, target in self._copies:
+                _copy(source, target)
+        self._copies = ()
 
     def _kept_state(self, kept: dict[str, Any]) -> dict[str, Any]:
         """The part of :meth:`state_dict` that follows from which checkpoints there are."""

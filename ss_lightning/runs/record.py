@@ -128,7 +128,7 @@ class RunRecord(EpochHistory):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log learning rate, speed and memory, and renew the summary."""
         seconds = time.perf_counter() - self._epoch_start - self._validating
-        pl_module.log("train/lr", self._rate)
+        pl_module.log("train/lr", self._rate, sync_dist=True)
         pl_module.log("train/samples_per_second", self._samples * trainer.world_size / seconds, sync_dist=True)
         pl_module.log("train/peak_memory_mib", peak_memory_mib(pl_module.device), sync_dist=True, reduce_fx="max")
         super().on_train_epoch_end(trainer, pl_module)

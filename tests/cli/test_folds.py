@@ -138,7 +138,7 @@ def quick(monkeypatch):
     """Trainings that train nothing; returns which were asked for. ``fail_at`` is the number of one that is stopped."""
     asked = []
 
-    def run_command(arguments, folder):
+    def run_command(arguments, folder, **options):
         if arguments[0] == "fit":
             asked.append("/".join(folder.parts[-2:]))
             content = {"command": "fit", "facts": {"parameters": 5}, "seconds": 1.5, "state": "finished"}
