@@ -171,8 +171,6 @@ class LastCheckpoint(Checkpoint):
                 "That epoch is trained again from its beginning, with the weights of the checkpoint. Only from a "
                 "last.ckpt does a training go on as if it had not been stopped"
             )
-        if trainer.is_global_zero:  # for the case that there is nothing left to train
-            _copy(Path(str(trainer.ckpt_path)), self.path)
         rows = list(metrics_before(Path(str(trainer.ckpt_path)).parent.parent, checkpoint["global_step"]))
         for logger in trainer.loggers:
             if isinstance(logger, CSVLogger):
@@ -210,6 +208,7 @@ class LastCheckpoint(Checkpoint):
                     "(drop --config), or begin a new training (drop --ckpt_path)"
                 )
         if self._saved and trainer.is_global_zero:
+            _copy(Path(str(trainer.ckpt_path)), self.path)  # for the case that there is nothing left to train
             for line in _differences(before, made_with):
                 print(f"note  {line}")
 

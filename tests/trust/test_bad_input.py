@@ -468,7 +468,7 @@ WRONG_CHECKPOINTS = {
     "code": (saved(lambda c: c.update(more=Trap("executed"))), "could run any code"),
     "code in the weights": (saved(lambda c: c["state_dict"].update(w=Trap("executed"))), "could run any code"),
     "code alone": (lambda path, content: path.write_bytes(pickle.dumps(Trap("executed"))), "could run any code"),
-    "a folder": (lambda path, content: path.mkdir(), "there is no file"),
+    "a folder": (lambda path, content: path.mkdir(), "bad.ckpt is a folder, not a checkpoint"),
     "a web page": (lambda path, content: path.write_text("<html>"), "bad.ckpt is not a checkpoint"),
     "a zip of something": (lambda path, content: zipfile.ZipFile(path, "w").writestr("a", "b"), "is not a checkpoint"),
 }
