@@ -219,7 +219,7 @@ STUBS = [sys.executable, "-c", "import sys, json; print(json.dumps(sys.path))"]
 
 def listen(event, about):
     if event in EVENTS and about[0] not in HARMLESS and not (event == "subprocess.Popen" and about[1] == STUBS):
-        started.append(f"{event} {about[0]}")
+        started.append(f"{event} {about[:2]}")
 
 
 sys.addaudithook(listen)
