@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from ss_lightning.events import EventBatch
     from ss_lightning.export import load
     from ss_lightning.functional import single_spike
-    from ss_lightning.module import ConvClassifier, MLPClassifier, Prediction, SpikingClassifier
+    from ss_lightning.module import ConvClassifier, MLPClassifier, SpikingClassifier
     from ss_lightning.networks import MLP, ConvNet
     from ss_lightning.neurons import (
         LeakyReadout,
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
         StandardSingleSpikeLeaky,
         reset,
     )
+    from ss_lightning.prediction import Prediction
     from ss_lightning.surrogate import ATan, FastSigmoid, Triangle
 
 __all__ = [
@@ -87,7 +88,8 @@ _HOMES = {
         "reset",
     ),
     "networks": ("MLP", "ConvNet"),
-    "module": ("ConvClassifier", "MLPClassifier", "Prediction", "SpikingClassifier"),
+    "prediction": ("Prediction",),
+    "module": ("ConvClassifier", "MLPClassifier", "SpikingClassifier"),
     "data": (
         "CIFAR10Data",
         "EventData",

@@ -136,7 +136,7 @@ class EventBatch:
 def _check_layout(batch: EventBatch) -> None:
     for name in ("num_steps", "num_units"):
         size = getattr(batch, name)
-        if not isinstance(size, Integral) or isinstance(size, bool) or not 1 <= size < 2**31:
+        if not isinstance(size, Integral) or isinstance(size, bool) or not 1 <= int(size) < 2**31:
             raise UsageError(f"EventBatch: {name} is {size!r}; expected a whole number from 1 to 2^31 - 1")
     for name in ("units", "offsets"):
         tensor = getattr(batch, name)

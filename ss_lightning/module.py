@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import FrameType
-from typing import Any, ClassVar, Literal, NamedTuple, cast
+from typing import Any, ClassVar, Literal, cast
 
 import lightning as L
-import numpy as np
 import torch
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from numpy.typing import ArrayLike
@@ -30,9 +29,9 @@ from ss_lightning.networks import (
     NetworkOutput,
     Spikes,
     SpikingNetwork,
-    evaluating,
 )
 from ss_lightning.plain import plain_checkpoint, plain_values
+from ss_lightning.prediction import class_probabilities, classify_recordings, is_one_recording
 from ss_lightning.signatures import passes_on_to
 
 Batch = tuple[Spikes, Tensor]
@@ -41,30 +40,6 @@ _LOOK_EVERY = 50  # batches
 _UPDATES_TO_LEARN = 20
 # Of a hidden layer in which so many neurons fire for no sample of the validation set, a training speaks.
 _DEAD_SHARE = 0.95
-
-
-# Recordings that are classified together, so that many of them need no more memory than a batch of a training.
-_PREDICTED_AT_ONCE = 128
-
-
-class Prediction(NamedTuple):
-    """What a network says of one recording.
-
-    Attributes:
-        name: name of the class with the highest score.
-        label: its number.
-        probability: its probability.
-        probabilities: of all classes by name.
-        decision_ms: time at which this class takes the lead for good, in milliseconds; NaN without a decision.
-        hidden_spikes: spikes of all hidden neurons.
-    """
-
-    name: str
-    label: int
-    probability: float
-    probabilities: dict[str, float]
-    decision_ms: float
-    hidden_spikes: int
 
 
 class SpikingClassifier(L.LightningModule):
@@ -148,8 +123,8 @@ class SpikingClassifier(L.LightningModule):
 
     def predict(
         self,
-        times: Sequence[ArrayLike] | ArrayLike,
-        units: Sequence[ArrayLike] | ArrayLike,
+        times: Iterable[ArrayLike] | ArrayLike,
+        units: Iterable[ArrayLike] | ArrayLike,
         time_unit: Literal["s", "ms", "us"] = "s",
     ) -> Any:
         """Classify one recording, or several.
@@ -160,7 +135,7 @@ class SpikingClassifier(L.LightningModule):
             time_unit: what one unit of ``times`` is: ``"s"``, ``"ms"`` or ``"us"``.
 
         Returns:
-            A :class:`Prediction`, or a list of them for a list of recordings.
+            A :class:`ss_lightning.Prediction`, or a list of them for a list of recordings.
 
         Raises:
             UsageError: the network does not know how its recordings look, see :attr:`recording_format`.
@@ -186,36 +161,12 @@ class SpikingClassifier(L.LightningModule):
                 "data module of ss_lightning, or by a version that did not keep them. Set model.recording_format = "
                 "ss_lightning.data.RecordingFormat.of(data), or its parts"
             )
-        if _is_one_recording(times):
+        if isinstance(times, Iterator):
+            times = list(times)
+        if is_one_recording(times):
             return self.predict([cast(ArrayLike, times)], [cast(ArrayLike, units)], time_unit)[0]
-        times, units = list(cast(Sequence[ArrayLike], times)), list(cast(Sequence[ArrayLike], units))
-        if len(times) != len(units):
-            raise UsageError(f"there are times of {len(times)} recordings and units of {len(units)}")
-        predictions: list[Prediction] = []
-        with torch.no_grad(), evaluating(self):
-            for begin in range(0, len(times), _PREDICTED_AT_ONCE):
-                part = slice(begin, begin + _PREDICTED_AT_ONCE)
-                spikes = form.batch(times[part], units[part], time_unit)
-                predictions += self._predictions(spikes.to(self.device), form.class_names)
-        return predictions
-
-    def _predictions(self, spikes: Spikes, names: Sequence[str]) -> list[Prediction]:
-        output = self.network(spikes)
-        probabilities, decision_ms = self._decisions(output)
-        hidden = torch.stack([layer.spike_count.sum(1) for layer in output.activity]).sum(0)
-        found = []
-        for row, decided, count in zip(probabilities.tolist(), decision_ms.tolist(), hidden.tolist(), strict=True):
-            label = int(np.argmax(row))
-            found.append(
-                Prediction(names[label], label, row[label], dict(zip(names, row, strict=True)), decided, round(count))
-            )
-        return found
-
-    def _decisions(self, output: NetworkOutput) -> tuple[Tensor, Tensor]:
-        """Class probabilities ``[B, C]``, and the time of the decision in milliseconds, ``[B]``."""
-        step = self.network.decoder.decision_step(output.readout)
-        decision_ms = torch.where(step < len(output.readout), step * self.network.step_ms, torch.nan)
-        return self.scores(output).float().softmax(1), decision_ms
+        several = (cast(Iterable[ArrayLike], times), cast(Iterable[ArrayLike], units))
+        return classify_recordings(self.network, form, *several, time_unit)
 
     def on_fit_start(self) -> None:
         """Remember the format of the recordings, for :meth:`predict`.
@@ -470,20 +421,13 @@ class SpikingClassifier(L.LightningModule):
         without a decision.
         """
         spikes, labels = batch
-        probabilities, decision_ms = self._decisions(self.network(spikes))
+        probabilities, decision_ms = class_probabilities(self.network, self.network(spikes))
         probability, prediction = probabilities.max(1)
         return {"prediction": prediction, "probability": probability, "decision_ms": decision_ms, "label": labels}
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Adam with a learning rate of 1e-3; the command line replaces it by what the config says."""
         return torch.optim.Adam(self.parameters(), lr=1e-3)
-
-
-def _is_one_recording(times: Any) -> bool:
-    """Whether these are the times of one recording and not a list of recordings."""
-    if isinstance(times, (np.ndarray, Tensor)):
-        return times.ndim == 1 and times.dtype != object
-    return all(np.ndim(item) == 0 for item in times)
 
 
 def _is_number(value: object) -> bool:

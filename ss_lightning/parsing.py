@@ -7,6 +7,7 @@ value. What the parser says in its own words is passed on, never searched.
 from __future__ import annotations
 
 import argparse
+import collections.abc
 import difflib
 import inspect
 import os
@@ -15,13 +16,15 @@ import sys
 import typing
 from argparse import ArgumentError
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from types import ModuleType
-from typing import Any, Literal, NamedTuple, get_args, get_origin
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType, NoneType, UnionType
+from typing import Any, Literal, NamedTuple, Union, get_args, get_origin
 
 import yaml
 from jsonargparse import ArgumentParser, Namespace
 
-from ss_lightning.errors import DataError, UsageError
+from ss_lightning.errors import DataError, UsageError, suggestion
 from ss_lightning.renamed import renamed_key, renamed_value
 
 # How Python shows a class: <class 'torch.optim.Adam'>.
@@ -33,11 +36,22 @@ _LONGEST = 1000
 Setting = tuple[str, Any]
 
 # What a key takes that stands for a class.
-_CLASS_EXAMPLES = {
+CLASS_EXAMPLES = {
     "data": "ss_lightning.data.SHDData",
     "lr_scheduler": "torch.optim.lr_scheduler.CosineAnnealingLR",
     "model": "ss_lightning.MLPClassifier",
     "optimizer": "torch.optim.Adam",
+}
+
+
+# What other programs call these.
+_OFTEN_MEANT = {
+    **dict.fromkeys(("epoch", "epochs", "max_epochs", "num_epochs"), "trainer.max_epochs"),
+    **dict.fromkeys(("learning_rate", "lr", "model.lr", "trainer.lr"), "optimizer.lr"),
+    **dict.fromkeys(("device", "gpu", "gpus"), "trainer.accelerator"),
+    **dict.fromkeys(("checkpoint_path", "resume", "weights"), "ckpt_path"),
+    **dict.fromkeys(("output", "output_dir", "out", "root"), "trainer.default_root_dir"),
+    "seed": "seed_everything",
 }
 
 
@@ -101,13 +115,44 @@ def explain_parser_error(
         for key, value in settings:
             if fault := find(key, value, known, classes):
                 return fault
-    for key, value in settings:
-        if key in _CLASS_EXAMPLES and isinstance(value, str) and "." not in value:
-            return f"{key}: expected the path of a class, such as {_CLASS_EXAMPLES[key]}, got {value}"
-    core = _in_short(error).replace('"<unicode string>"', "the config")
-    if "model" in known and not any(key.partition(".")[0] in ("model", "config") for key, _ in settings):
-        return f"{core}. Name a config: --config configs/yinyang.yaml"
-    return core
+    chosen = {key.removesuffix(".class_path"): value for key, value in settings if isinstance(value, str)}
+    for owner in CLASS_EXAMPLES.keys() & chosen.keys():
+        value = chosen[owner]
+        there = (owner in named and named[owner].path == value) or value in known_classes(owner)
+        if not there and value[:1] not in "{[" and not os.path.exists(value):
+            return f"{owner}: {_about_class(owner, value)}"
+    missing = [
+        key for key in ("model", "data") if key in known and not any(k.partition(".")[0] == key for k, _ in settings)
+    ]
+    if missing:
+        return f"nothing says which {' and which '.join(missing)} to use. Name a config: --config configs/yinyang.yaml"
+    return _in_short(error).replace('"<unicode string>"', "the config")
+
+
+def known_classes(owner: str) -> dict[str, str]:
+    """Name and import path of the classes that are ready for a key, such as ``optimizer``."""
+    module = CLASS_EXAMPLES[owner].rpartition(".")[0]
+    kind = {"model": "Classifier", "data": "Data"}.get(owner, "")
+    names = [name for name in dir(import_module(module)) if name[0].isupper() and name.endswith(kind)]
+    parts = [vars(import_module(module)).get(name) or getattr(import_module(module), name) for name in names]
+    own = module.partition(".")[0]
+    return {
+        name: f"{module}.{name}"
+        for name, part in zip(names, parts, strict=True)
+        if isinstance(part, type) and part.__module__.startswith(f"{own}.")
+    }
+
+
+def _about_class(owner: str, value: str) -> str:
+    """What to say of a class that is not there: the nearest of those that are."""
+    classes = known_classes(owner)
+    spelled = {name.lower(): path for name, path in classes.items()}
+    word = value.rpartition(".")[2].lower()
+    inside = sorted((name for name in spelled if word in name), key=len)  # such as cosine
+    near = difflib.get_close_matches(word, spelled, n=1) or inside
+    if near:
+        return f"there is no class {value}. Did you mean {spelled[near[0]]}?"
+    return f"expected the path of a class, such as {CLASS_EXAMPLES[owner]}, got {value}"
 
 
 def _in_short(error: BaseException) -> str:
@@ -171,7 +216,9 @@ def _unknown_key(key: str, value: Any, known: set[str], classes: Mapping[str, Ow
         if any(key.startswith(f"{other}.") for other in known):
             return None  # below a key whose class is not known
         arguments = (f"{owner}.{name}" for owner, (_, cls) in classes.items() for name in _arguments(cls))
-        return f"unknown key {key}.{suggestion(key, [*arguments, *known])}"
+        names = [*arguments, *sorted(known)]
+        meant = _OFTEN_MEANT.get(key) or next((name for name in names if name.rpartition(".")[2] == key), None)
+        return f"unknown key {key}." + (f" Did you mean {meant}?" if meant else suggestion(key, names))
     owner, (path, cls), argument = owned
     name = argument.partition(".")[0]
     parameters = _arguments(cls)
@@ -215,10 +262,81 @@ def _wrong_value(key: str, value: Any, known: set[str], classes: Mapping[str, Ow
     except (ArgumentError, TypeError, ValueError) as error:
         if (answer := renamed_value(name, value)) is not None:
             return f"{owner}.{answer}"
-        if get_origin(annotation) is Literal:
-            return f"{owner}.{argument}: expected {' or '.join(map(str, get_args(annotation)))}, got {value}"
-        return f"{owner}.{argument}: {_in_short(error)}"
+        expected = _expected(annotation)
+        if expected is None:
+            return f"{owner}.{argument}: {_in_short(error)}"
+        shown = str(value) if len(str(value)) < _LONGEST else f"{str(value)[:_LONGEST]} ..."
+        return f"{owner}.{argument}: expected {expected}, got {shown or 'nothing'}{_as_written(annotation, value)}"
     return None
+
+
+# What to write for a value of a type.
+_WORDS = {
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    str: "a text",
+    Path: "a path",
+    NoneType: "null",
+}
+_PLURALS = {int: "whole numbers, such as [200] or [200, 100]", float: "numbers, such as [0.5, 1.0]", str: "texts"}
+
+
+def _expected(annotation: Any) -> str | None:
+    """A type in words; None for one that has no plain ones."""
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if annotation in _WORDS:
+        return _WORDS[annotation]
+    if origin is Literal:
+        return " or ".join(map(str, arguments))
+    if origin in (Union, UnionType):
+        # Parts such as a tensor cannot be written.
+        parts = [words for part in arguments if (words := _expected(part)) and part is not NoneType]
+        choices = " or ".join([*parts, *["null"] * (NoneType in arguments)]).split(" or ")
+        return " or ".join(dict.fromkeys(choices)) if parts else None
+    if origin is tuple and arguments and arguments[-1] is not Ellipsis:
+        return f"a list of {len(arguments)}, such as [{', '.join('0.5' if a is float else '1' for a in arguments)}]"
+    if origin in (list, tuple, collections.abc.Sequence, collections.abc.Iterable):
+        return f"a list of {_PLURALS.get(arguments[0], 'values, such as [a, b]')}"
+    return None
+
+
+def _as_written(annotation: Any, value: Any) -> str:
+    """A sentence that gives a value as it should have been written, where that can be told."""
+    text = str(value).strip()
+    if float in (annotation, *get_args(annotation)) and re.fullmatch(r"-?\d+,\d+", text):
+        return f". Write {text.replace(',', '.')}"
+    origin = get_origin(annotation)
+    if origin in (list, collections.abc.Sequence) and not isinstance(value, str | Sequence):
+        return f". Write [{value}]"
+    return ""
+
+
+def with_lists(
+    arguments: Sequence[str], known_keys: Iterable[str], settings: Sequence[Setting], owners: Mapping[str, type]
+) -> list[str]:
+    """A command line where a value that would be right in brackets has them: ``--model.hidden 200`` is ``[200]``.
+
+    Args:
+        arguments: the command line.
+        known_keys: as for :func:`explain_parser_error`.
+        settings: what was given there and in configs, which names the classes.
+        owners: as for :func:`explain_parser_error`.
+    """
+    classes = {key: Owner("", cls) for key, cls in owners.items()} | _named_classes(settings)
+    known = set(known_keys)
+    found = list(arguments)
+    for index, word in enumerate(arguments):
+        if not word.startswith("--"):
+            continue
+        key, equals, value = word.removeprefix("--").partition("=")
+        value = value if equals else "".join(arguments[index + 1 : index + 2])
+        if not value or value[0] in "[{" or not _wrong_value(key, value, known, classes):
+            continue
+        if _wrong_value(key, f"[{value}]", known, classes) is None:
+            position = index if equals else index + 1
+            found[position] = found[position].removesuffix(value) + f"[{value}]"
+    return found
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
@@ -226,12 +344,6 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
     while current is not None:
         yield current
         current = current.__cause__ or current.__context__
-
-
-def suggestion(name: str, known: Iterable[str]) -> str:
-    """A sentence that names the nearest of the known names, to be put behind a message."""
-    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
-    return f" Did you mean {near[0]}?" if near else " --help lists what there is."
 
 
 def read_yaml(path: str) -> Any:

@@ -42,8 +42,8 @@ def test_settings_of_a_config():
         (SHD, ["--data.spare_test_file", "true"], "spare_test_file is now called exclude_test_file."),
         (YINYANG, ["--model.neuron", "standard"], "model.neuron: standard is now called standard_single."),
         (YINYANG, ["--model.neuron", "lif"], "expected single or standard_single or multi, got lif"),
-        (YINYANG, ["--optimizer", "Adamm"], "optimizer: expected the path of a class, such as torch.optim.Adam"),
-        (YINYANG, ["--optimizer.lr", "abc"], "optimizer.lr: Expected a float"),
+        (YINYANG, ["--optimizer", "Adamm"], "optimizer: there is no class Adamm. Did you mean torch.optim.Adam?"),
+        (YINYANG, ["--optimizer.lr", "abc"], "optimizer.lr: expected a number, got abc"),
         (YINYANG, ["--trainer.max_epochs", "many"], "trainer.max_epochs: "),
         (YINYANG, ["--pictures.every_n_epoch", "3"], "unknown key pictures.every_n_epoch."),
     ],
@@ -57,7 +57,7 @@ def test_on_the_command_line(config, words, said, capsys):
     [
         ("step_ms: 4", "unit_bin: 5", "unit_bin is now called units_per_input."),
         ("neuron: single", "neuron: standard", "standard is now called standard_single."),
-        ("hidden: [256]", "hidden: wide", "model.hidden: Expected a Sequence"),
+        ("hidden: [256]", "hidden: wide", "model.hidden: expected a list of whole numbers, such as [200]"),
     ],
 )
 def test_in_a_config(old, new, said, tmp_path_factory, capsys):
@@ -79,8 +79,8 @@ def test_explaining_a_mistake_imports_nothing(tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--model.hidden=[0.5]"], "model.hidden: Expected a"),
-        (["--data.num_steps=many"], "data.num_steps: Expected a"),
+        (["--model.hidden=[0.5]"], "model.hidden: expected a"),
+        (["--data.num_steps=many"], "data.num_steps: expected a"),
         (["--lr_scheduler.T_mx=3"], "unknown key lr_scheduler.T_mx of torch.optim.lr_scheduler.CosineAnnealingLR."),
         (["--checkpoint.mode=up", "--checkpoint.save_top_k=x"], "checkpoint.save_top_k: "),
         (["--optimizer.class_path=torch.nn.Linear"], "not correspond to a subclass of Optimizer"),

@@ -4,6 +4,7 @@ import math
 
 import lightning as L
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -88,6 +89,55 @@ def test_mistakes_are_named(recordings, tmp_path):
         fresh.predict([0.01], [3])
     fresh.recording_format = RecordingFormat.of(data(recordings))
     assert fresh.predict([0.01], [3]).name in NAMES
+
+
+@pytest.fixture(scope="module")
+def untrained():
+    model = MLPClassifier(input_shape=[3], num_classes=2, step_ms=1.0, hidden=[8], input_gain=20.0)
+    names = ("low", "high")
+    model.recording_format = RecordingFormat(
+        num_steps=20, step_ms=1.0, num_units=3, input_shape=(3,), class_names=names
+    )
+    return model
+
+
+@pytest.mark.parametrize(
+    ("times", "units"),
+    [
+        (torch.tensor([0.001, 0.004], requires_grad=True), torch.tensor([0, 2])),
+        ([torch.tensor(0.001), 0.004], [0, torch.tensor(2)]),
+        (iter([0.001, 0.004]), iter([0, 2])),
+        (pd.Series([0.001, 0.004], index=[4, 3]), pd.Series([0, 2])),
+    ],
+)
+def test_one_recording_of_other_libraries(untrained, times, units):
+    assert untrained.predict(times, units) == untrained.predict([0.001, 0.004], [0, 2])
+
+
+@pytest.mark.parametrize("kind", [iter, pd.Series, lambda lists: map(torch.tensor, lists)])
+def test_several_recordings_of_other_libraries(untrained, kind):
+    plain = untrained.predict([[0.001, 0.004], [0.002]], [[0, 2], [1]])
+    assert untrained.predict(kind([[0.001, 0.004], [0.002]]), kind([[0, 2], [1]])) == plain
+    form = untrained.recording_format
+    assert form.batch(kind([[0.001], [0.002]]), kind([[0], [1]])).units.tolist() == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("times", "units", "words"),
+    [
+        (None, None, "sample 0: times are of type object"),
+        ([[0.001], 0.002], [[1], 1], "sample 1: times have shape"),
+        ({1: 2}, {1: 2}, "sample 0: times are of type object"),
+        ({1: [2.0]}, {1: [2]}, "sample 0"),
+        ([2**64 - 1], [0], "sample 0: event time 18446744073709551615"),
+        (np.ma.array([0.001, 2], mask=[1, 0]), [0, 1], "sample 0: times: number 0 is masked"),
+        ([[True]], [[1]], "sample 0: times are of type bool"),
+        ("ab", [1, 2], "times"),
+    ],
+)
+def test_other_recordings_are_named(untrained, times, units, words):
+    with pytest.raises(DataError, match=words):
+        untrained.predict(times, units)
 
 
 def test_training_mode_and_statistics_are_left_alone(recordings):

@@ -1,4 +1,7 @@
-"""From the first word of the command line to the function that does it."""
+"""From the first word of the command line to the function that does it.
+
+Nothing large is imported here: what only prints, and a word that is wrong, is answered at once.
+"""
 
 from __future__ import annotations
 
@@ -10,14 +13,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import import_module
 
-from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
-from torch import OutOfMemoryError
-from torch.distributed import DistError
-
 from ss_lightning._version import __version__
+from ss_lightning.cli.help_pages import first_page
 from ss_lightning.cli.output import make_output_last, output_is_incomplete
-from ss_lightning.errors import DataError, UsageError
-from ss_lightning.parsing import suggestion
+from ss_lightning.errors import DataError, UsageError, suggestion
 
 LIGHTNING_CLI = "ss_lightning.cli.lightning_cli"
 
@@ -106,46 +105,55 @@ def main(args: list[str] | None = None) -> int:
 
 def _run(arguments: list[str]) -> int:
     _silence_warnings()
+    if arguments[:1] in (["--help"], ["-h"], ["help"]) and arguments[1:2] and arguments[1] in COMMANDS:
+        arguments = [arguments[1], "--help"]
     try:
-        if arguments in (["--help"], ["-h"]):
+        if arguments in (["--help"], ["-h"], ["help"]):
             print(help_text(), end="")
             return 0
-        if arguments == ["--version"]:
+        if arguments in (["--version"], ["-V"], ["version"]):
             print(f"ss_lightning {__version__}")
             return 0
         command = find_command(arguments)
+        if command.module == LIGHTNING_CLI and arguments[1:] in (["--help"], ["-h"]):
+            print(first_page(arguments[0]), end="")
+            return 0
         # Lightning's commands share one parser, which needs the word; the others have one of their own.
         words = arguments if command.module == LIGHTNING_CLI else arguments[1:]
         return import_module(command.module).main(words)
-    except (UsageError, MisconfigurationException) as error:
+    except UsageError as error:
         return _print_error(error, 2)
     except DataError as error:
         return _print_error(error, 1)
-    except SIGTERMException:
-        return _print_stopped("SIGTERM", 128 + signal.SIGTERM, arguments)
     except (KeyboardInterrupt, SystemExit) as error:
+        if type(error) not in (KeyboardInterrupt, SystemExit):  # Lightning's own, see its SIGTERMException
+            return _print_stopped("SIGTERM", 128 + signal.SIGTERM, arguments)
         # The trainer makes an exit of Ctrl-C.
         if isinstance(error, SystemExit) and not isinstance(error.__context__, KeyboardInterrupt):
             raise
         return _print_stopped("Ctrl-C", 128 + signal.SIGINT, arguments)
-    except (ValueError, ArithmeticError) as error:
-        where = _raised_in(error)
-        if not where.startswith(("lightning.", "torch.optim.")):
+    except Exception as error:
+        # To know the errors of torch and Lightning is to import them.
+        known = import_module("ss_lightning.cli.failures").explain(error)
+        if known is None:
             raise
-        return _print_error(f"{where} cannot work with what the config says: {str(error).strip()}", 2)
-    except (RuntimeError, MemoryError) as error:
-        lines = str(error).splitlines() or [type(error).__name__]
-        # For a full memory of the processor, and a lost connection of gloo, torch has no type of error, only a text.
-        if isinstance(error, MemoryError | OutOfMemoryError) or "can't allocate memory" in str(error):
-            return _print_error(
-                f"out of memory ({lines[0]}). Make model.hidden, data.batch_size or data.num_steps smaller", 2
-            )
-        if "gloo" not in str(error) and not isinstance(error, DistError):
-            raise
-        return _print_error(
-            f"the connection to another process of this run broke; its own error stands above ({lines[0]})", 1
-        )
-    return 0
+        return _print_error(*known)
+
+
+# What other programs call these.
+_SYNONYMS = {
+    **dict.fromkeys(("train", "training", "run", "start", "resume", "learn"), "fit"),
+    **dict.fromkeys(("eval", "evaluate", "evaluation", "score"), "test"),
+    **dict.fromkeys(("val", "valid", "validation"), "validate"),
+    **dict.fromkeys(("infer", "inference", "classify", "prediction"), "predict"),
+    **dict.fromkeys(("tune", "search", "optimize", "optimise", "hpo"), "sweep"),
+    **dict.fromkeys(("recipes", "recipe", "list", "examples", "init"), "configs"),
+    **dict.fromkeys(("table", "compare"), "results"),
+    **dict.fromkeys(("plot", "html", "show"), "report"),
+    **dict.fromkeys(("cv", "crossval", "cross-validation"), "folds"),
+    **dict.fromkeys(("bench", "speed", "time"), "benchmark"),
+    **dict.fromkeys(("convert", "onnx", "nir", "save"), "export"),
+}
 
 
 def find_command(arguments: Sequence[str]) -> Command:
@@ -157,17 +165,19 @@ def find_command(arguments: Sequence[str]) -> Command:
     if not arguments:
         raise UsageError(f"say what to do: {', '.join(COMMANDS)}. --help explains")
     word = arguments[0]
-    if word not in COMMANDS and not word.startswith("-"):
-        raise UsageError(f"there is no subcommand {word}.{suggestion(word, COMMANDS)}")
-    return COMMANDS.get(word, COMMANDS["fit"])
-
-
-def _raised_in(error: BaseException) -> str:
-    """The module that raised an error."""
-    trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    return "" if trace is None else trace.tb_frame.f_globals.get("__name__", "")
+    if word in COMMANDS:
+        return COMMANDS[word]
+    if word.startswith("-"):
+        meant = next((other for other in arguments if other in COMMANDS), "fit")
+        raise UsageError(f"the first word says what to do, options follow: python -m ss_lightning {meant} {word} ...")
+    for ending, example in ((".yaml", "fit --config"), (".yml", "fit --config"), (".ckpt", "test --ckpt_path")):
+        if word.endswith(ending):
+            raise UsageError(
+                f"{word} is a file; say what to do with it, such as python -m ss_lightning {example} {word}"
+            )
+    synonym = _SYNONYMS.get(word.lower())
+    near = f" Did you mean {synonym}?" if synonym else suggestion(word, COMMANDS)
+    raise UsageError(f"there is no subcommand {word}.{near}")
 
 
 def _print_stopped(by: str, code: int, arguments: Sequence[str]) -> int:

@@ -7,16 +7,17 @@ import os
 import shlex
 import shutil
 import sys
-from argparse import ArgumentError, RawDescriptionHelpFormatter
+from argparse import ArgumentError
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from itertools import pairwise
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any, Literal, cast
 
 import torch
 import yaml
-from jsonargparse import DefaultHelpFormatter, Namespace
+from jsonargparse import Namespace
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint, ProgressBar
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
@@ -26,6 +27,16 @@ from rich.console import Console
 from torch.optim import Optimizer
 
 from ss_lightning.cli.advice import idle_keys, idle_parts, rising_rate
+from ss_lightning.cli.arguments import (
+    check_checkpoint_file,
+    check_config_files,
+    check_words,
+    configs_first,
+    with_class_for_help,
+    with_config_of_run,
+)
+from ss_lightning.cli.checks import check_optimizer, check_trainer
+from ss_lightning.cli.help_pages import SUMMARIES, keys_page, split_help
 from ss_lightning.cli.imports import Trust, denied_import
 from ss_lightning.cli.recipes import with_packaged_recipes
 from ss_lightning.cli.weights_and_biases import finish_wandb, start_wandb
@@ -38,15 +49,15 @@ from ss_lightning.parsing import (
     parser_keys,
     read_yaml,
     typed_settings,
+    with_lists,
     written_settings,
 )
 from ss_lightning.runs.checkpoints import AtomicCheckpointIO, BestCheckpoint, LastCheckpoint, MetricsLogger
 from ss_lightning.runs.comparison import refuse_other_architecture
-from ss_lightning.runs.config_check import check_config
+from ss_lightning.runs.config_check import check_config, check_kind
 from ss_lightning.runs.configs import flatten_config
 from ss_lightning.runs.folders import (
     DEFAULT_ROOT,
-    config_beside,
     config_name,
     find_checkpoint,
     holds_results,
@@ -73,29 +84,6 @@ _OWNERS = {"trainer": Trainer, "checkpoint": BestCheckpoint, "pictures": Picture
 _KINDS = {"model": LightningModule, "data": LightningDataModule, "optimizer": Optimizer}
 
 _LINKS = ("input_shape", "num_classes", "step_ms")
-
-
-_SUMMARIES = {
-    "fit": "Train a network; leaves a run folder with config, metrics, pictures and checkpoints.",
-    "validate": "Evaluate a checkpoint on the validation set.",
-    "test": "Evaluate a checkpoint on the test set.",
-    "predict": "Write class, probability and time of decision of every test sample to a file.",
-}
-
-
-_SUBCOMMAND_HELP = """\
-{summary}
-
-  python -m ss_lightning {subcommand} --config configs/yinyang.yaml
-  python -m ss_lightning {subcommand} --config FILE --KEY VALUE ...    KEY as in the config: model.hidden, optimizer.lr
-  python -m ss_lightning {subcommand} --config FILE --print_config     every key and its value
-  python -m ss_lightning {subcommand} --model.help ss_lightning.MLPClassifier
-  python -m ss_lightning {subcommand} --data.help ss_lightning.data.YinYangData
-"""
-
-
-class _HelpFormatter(RawDescriptionHelpFormatter, DefaultHelpFormatter):
-    """Keeps the lines of the description, and writes the defaults."""
 
 
 class SeveralDevicesError(UsageError):
@@ -152,7 +140,7 @@ class SpikingCLI(LightningCLI):
             raise
 
     def _run(self, args: list[str]) -> None:
-        common: dict[str, Any] = {"exit_on_error": False, "allow_abbrev": False, "formatter_class": _HelpFormatter}
+        common: dict[str, Any] = {"exit_on_error": False, "allow_abbrev": False}
         super().__init__(
             LightningModule,
             LightningDataModule,
@@ -167,10 +155,10 @@ class SpikingCLI(LightningCLI):
                 **{
                     name: {
                         "usage": f"python -m ss_lightning {name} --config FILE [--KEY VALUE ...]",
-                        "description": _SUBCOMMAND_HELP.format(subcommand=name, summary=summary),
+                        "description": summary,
                         **common,
                     }
-                    for name, summary in _SUMMARIES.items()
+                    for name, summary in SUMMARIES.items()
                 },
             },
             args=args,
@@ -209,15 +197,51 @@ class SpikingCLI(LightningCLI):
         return parser
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
-        """Parse; without a config, the one that lies beside the checkpoint is used."""
-        arguments = cast(list[str], args)
-        arguments = with_packaged_recipes(_with_config_beside(arguments))
+        """Parse; a checkpoint brings the config of its run."""
+        topic, typed = split_help(cast(list[str], args))
+        check_words(typed)
+        arguments = configs_first(typed)
+        check_config_files(arguments)
+        arguments = with_packaged_recipes(arguments)
+        for path in _configs(arguments):
+            check_config(path)
+            check_kind(path)
+        arguments = with_class_for_help(arguments)
+        if topic is None:
+            arguments = self._with_config_of_run(arguments)
         for path in _configs(arguments):
             check_config(path)
             self.trust.check_names(path)
+        if topic is not None and not _configs(arguments):
+            print(keys_page(topic, {key: (cls, {}) for key, cls in _OWNERS.items()}), end="")
+            raise SystemExit(0)
         with self.trust.guard():
             self._parse(parser, arguments)
         self.trust.check(self.config)
+        if topic is not None:
+            print(keys_page(topic, self._classes()), end="")
+            raise SystemExit(0)
+
+    def _classes(self) -> dict[str, tuple[type, dict[str, Any]]]:
+        """The class whose arguments follow each key, and the values that the config has for them."""
+        config = self.config[self.config.subcommand]
+        classes: dict[str, tuple[type, dict[str, Any]]] = {}
+        for key in ("model", "data", "optimizer", "lr_scheduler"):
+            part = config.get(key)
+            if part is not None and part.get("class_path"):
+                classes[key] = (resolve_name(part.class_path), vars(part.get("init_args") or Namespace()))
+        return classes | {key: (cls, vars(config.get(key) or Namespace())) for key, cls in _OWNERS.items()}
+
+    def _with_config_of_run(self, arguments: list[str]) -> list[str]:
+        """The command line with the config of the run that it evaluates, or trains on; says which that is."""
+        # Another run may have written a newer checkpoint since the first process looked.
+        known = None if is_first_process() else os.environ.get(_CHECKPOINT_VARIABLE)
+        found = with_config_of_run(arguments, known)
+        own, given = _configs(found), _configs(arguments)
+        if (left_out := [path for path in given if path not in own]) and is_first_process():
+            run = display_path(own[0].parent)
+            print(f"{display_path(left_out[0])} stands for its run {run}, whose own config is used", file=sys.stderr)
+        return found
 
     def _parse(self, parser: LightningArgumentParser, arguments: list[str]) -> None:
         try:
@@ -227,10 +251,13 @@ class SpikingCLI(LightningCLI):
             denied = str(cause) if type(cause) is UsageError else denied_import(error)
             if denied is not None:
                 raise UsageError(denied) from error
-            subparser = self._subcommand_parsers.get(arguments[0], parser)
+            keys = parser_keys(self._subcommand_parsers.get(arguments[0], parser))
             settings = [setting for path in _configs(arguments) for setting in written_settings(read_yaml(str(path)))]
             settings += typed_settings(arguments)
-            raise UsageError(explain_parser_error(error, parser_keys(subparser), settings, _OWNERS, _KINDS)) from error
+            if (mended := with_lists(arguments, keys, settings, _OWNERS)) != arguments:
+                self._parse(parser, mended)
+                return
+            raise UsageError(explain_parser_error(error, keys, settings, _OWNERS, _KINDS)) from error
 
     def _set_seed(self) -> None:
         try:
@@ -246,7 +273,9 @@ class SpikingCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Find the checkpoint and reserve the run folder: both can fail, and should before data is prepared."""
         config = self.config[self.subcommand]
-        _check_trainer(config.trainer)
+        check_trainer(config.trainer)
+        if self.subcommand == "fit":
+            check_optimizer(config)
         if config.get("weights_only") is False:
             raise UsageError("weights_only is false, which would run any code in a checkpoint. Leave it out")
         self.root = Path(config.trainer.default_root_dir or DEFAULT_ROOT)
@@ -261,11 +290,13 @@ class SpikingCLI(LightningCLI):
             # Another run may have written a newer one since the first process looked.
             name, path = path, None if is_first_process() else os.environ.get(_CHECKPOINT_VARIABLE)
             path = path or str(find_checkpoint(self.root / self.run_name, name))
-            os.environ[_CHECKPOINT_VARIABLE] = path
-            if is_first_process():
-                print(f"checkpoint  {display_path(path)}")
-        if path is not None and not os.path.isfile(path):
-            raise UsageError(f"--ckpt_path: there is no file {path}")
+        elif path is not None:
+            check_checkpoint_file(path)
+        else:
+            return None
+        os.environ[_CHECKPOINT_VARIABLE] = path
+        if is_first_process():
+            print(f"checkpoint  {display_path(path)}")
         return path
 
     def _reserve(self) -> Path:
@@ -536,41 +567,11 @@ def first_config(config: Namespace) -> Path | None:
     return Path(os.fspath(files[0].absolute if hasattr(files[0], "absolute") else files[0]))
 
 
-def _check_trainer(config: Namespace) -> None:
-    """Refuse numbers that the trainer takes and then fails on.
-
-    Raises:
-        UsageError: one of them makes no sense.
-    """
-    if config.accumulate_grad_batches < 1:
-        raise UsageError(f"trainer.accumulate_grad_batches is {config.accumulate_grad_batches}; expected 1 or more")
-    cores = os.cpu_count() or 1
-    if config.accelerator in ("cpu", "auto") and isinstance(config.devices, int) and config.devices > 16 * cores:
-        raise UsageError(f"trainer.devices is {config.devices}, but this machine has {cores} CPU cores")
-
-
 def _configs(arguments: Sequence[str]) -> list[Path]:
     """The files that ``--config`` names."""
     paths = [value for option, value in pairwise(arguments) if option in ("--config", "-c")]
     paths += [argument.partition("=")[2] for argument in arguments if argument.startswith(("--config=", "-c="))]
     return [Path(path) for path in paths if os.path.isfile(path)]  # it may be a whole config, too long for a name
-
-
-def _with_config_beside(arguments: list[str]) -> list[str]:
-    """Arguments with the config of the run that ``--ckpt_path`` lies in, unless they name a config."""
-    given = {argument.partition("=")[0] for argument in arguments}
-    if not given.isdisjoint({"--config", "-c", "--help", "-h"}):
-        return arguments
-    for index, argument in enumerate(arguments):
-        name, equals, value = argument.partition("=")
-        if name == "--ckpt_path":
-            path = value if equals else "".join(arguments[index + 1 : index + 2])
-            if path and path not in ("best", "last") and not os.path.isfile(path):
-                raise UsageError(f"--ckpt_path: there is no file {path}")
-            config = config_beside(Path(path)) if path else None
-            if config is not None:
-                return [arguments[0], "--config", str(config), *arguments[1:]]
-    return arguments
 
 
 def run_command(

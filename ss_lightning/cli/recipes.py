@@ -11,9 +11,8 @@ from importlib.resources import files
 from pathlib import Path
 
 from ss_lightning._version import __version__
-from ss_lightning.errors import UsageError
+from ss_lightning.errors import UsageError, suggestion
 from ss_lightning.files import display_path, save_text
-from ss_lightning.parsing import suggestion
 
 # What a path to a recipe begins with, in a checkout and in the documentation.
 _PREFIX = "configs/"

@@ -234,8 +234,8 @@ def main(arguments: list[str]) -> int:
             damaged.append(error)
     if not runs:
         raise damaged[0]
-    for error in damaged:
-        print(f"note  left out: {error}")
+    for reason in damaged:
+        print(f"note  left out: {reason}")
     if all(run.epochs.empty for run in runs):
         states = "; ".join(f"{run.folder}: {run.state}" for run in runs)
         raise DataError(f"nothing to report, no epoch has come to its end yet ({states})")

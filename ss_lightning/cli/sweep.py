@@ -34,7 +34,7 @@ from ss_lightning.cli.recipes import on_disk_or_packaged
 from ss_lightning.errors import UsageError
 from ss_lightning.files import display_path, save_bytes, save_text, write_whole
 from ss_lightning.parsing import WordsParser
-from ss_lightning.runs.config_check import check_config
+from ss_lightning.runs.config_check import check_config, check_syntax
 from ss_lightning.runs.folders import DEFAULT_ROOT
 from ss_lightning.runs.history import best_epoch, plain_numbers
 
@@ -92,6 +92,7 @@ def read_sweep(path: Path) -> Sweep:
     """
     try:
         check_config(path)
+        check_syntax(path)
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UsageError(f"cannot read the sweep file {path}: {error.strerror}") from error

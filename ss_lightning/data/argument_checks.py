@@ -15,16 +15,16 @@ T = TypeVar("T", bound=str)
 _MOST = 2**31 - 1
 
 
-def checked_whole_number(name: str, value: int, least: int = 1) -> int:
-    """``value`` if it is a whole number of ``least`` or more, and of at most 32 bits.
+def checked_whole_number(name: str, value: int, least: int = 1, most: int = _MOST) -> int:
+    """``value`` if it is a whole number from ``least`` to ``most``, which is what 32 bits hold if not given.
 
     Raises:
         UsageError: it is not.
     """
     if not isinstance(value, (int, np.integer)) or isinstance(value, bool) or value < least:
         raise UsageError(f"{name} is {value!r}; expected a whole number, {least} or more.")
-    if value > _MOST:
-        raise UsageError(f"{name} is {value}; expected a whole number, {_MOST} or less.")
+    if value > most:
+        raise UsageError(f"{name} is {value}; expected a whole number, {most} or less.")
     return int(value)
 
 

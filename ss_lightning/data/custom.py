@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ from ss_lightning.data.store import EventStore, TimeUnit, with_common_classes
 from ss_lightning.errors import DataError, UsageError
 from ss_lightning.signatures import passes_on_to, passes_options_to
 
-Recordings = tuple[Sequence[ArrayLike], Sequence[ArrayLike], ArrayLike]
+Recordings = tuple[Iterable[ArrayLike], Iterable[ArrayLike], ArrayLike]
 
 
 @passes_on_to(EventDataModule)
@@ -132,9 +132,12 @@ class EventData(EventDataModule):
             EventBatch(shape=(50, 9, 4), events=45)
         """
         stores = {}
-        for name, part in _given_parts(train, test, val):
-            if len(part) != 3:
-                raise UsageError(f"{name} has {len(part)} items; expected 3: (times, units, labels).")
+        for name, part in [("train", train), *_given_parts(None, test, val)]:
+            if not isinstance(part, (tuple, list)) or len(part) != 3:
+                found = (
+                    f"has {len(part)} items" if isinstance(part, (tuple, list)) else f"is of type {type(part).__name__}"
+                )
+                raise UsageError(f"{name} {found}; expected 3 items: (times, units, labels).")
             stores[name] = EventStore.from_arrays(
                 *part,
                 num_units=num_units,

@@ -92,7 +92,7 @@ class EventDataset(Dataset):
             The input (an EventBatch, or uint8 ``[T, B, N]``) and the labels, int64 ``[B]``.
 
         Raises:
-            UsageError: dense counts do not fit uint8.
+            UsageError: dense counts do not fit uint8, or a dense batch does not fit into memory.
         """
         store = self.store
         numbers = np.asarray(indices, np.int64)
@@ -123,7 +123,15 @@ class EventDataset(Dataset):
                 torch.from_numpy(units), torch.from_numpy(offsets), self.num_steps, self.num_units
             )
             return events, labels
-        dense = dense_spikes(units, offsets, num_steps=self.num_steps, num_units=self.num_units, binning=self.binning)
+        try:
+            dense = dense_spikes(
+                units, offsets, num_steps=self.num_steps, num_units=self.num_units, binning=self.binning
+            )
+        except MemoryError as error:
+            shape = f"{self.num_steps} steps x {len(numbers)} samples x {self.num_units} units"
+            raise UsageError(
+                f'A dense batch of {shape} does not fit into memory. Use input="events" or a smaller batch_size.'
+            ) from error
         if self.binning == "count" and dense.sum(dtype=np.int64) != len(units):
             raise UsageError(
                 f"A unit fired more than 255 times in one step of {self.step_ms} ms, which dense input "

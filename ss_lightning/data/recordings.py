@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -14,6 +14,7 @@ from ss_lightning.data.binning import Binning
 from ss_lightning.data.datamodule import EventDataModule
 from ss_lightning.data.dataset import EventDataset
 from ss_lightning.data.store import EventStore, TimeUnit
+from ss_lightning.data.validation import one_per_sample
 from ss_lightning.events import EventBatch
 
 
@@ -72,7 +73,7 @@ class RecordingFormat:
         return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
 
     def batch(
-        self, times: Sequence[ArrayLike], units: Sequence[ArrayLike], time_unit: TimeUnit = "s"
+        self, times: Iterable[ArrayLike], units: Iterable[ArrayLike], time_unit: TimeUnit = "s"
     ) -> EventBatch | Tensor:
         """Recordings as a batch of the network's input.
 
@@ -88,6 +89,7 @@ class RecordingFormat:
             DataError: an event is not valid; the message names the recording and the value.
             UsageError: ``time_unit`` is another word.
         """
+        times = one_per_sample(times, "recordings: times")
         store = EventStore.from_arrays(
             times,
             units,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -10,8 +11,10 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike
 
+from ss_lightning.data.argument_checks import checked_whole_number
 from ss_lightning.data.storage import read_arrays, write_arrays
 from ss_lightning.data.validation import (
+    MOST_CLASSES,
     SamplePlace,
     check_class_count,
     check_labels,
@@ -20,6 +23,8 @@ from ss_lightning.data.validation import (
     check_times,
     checked_offsets,
     checked_units,
+    one_per_sample,
+    plain_array,
     whole_numbers,
 )
 from ss_lightning.errors import DataError, UsageError
@@ -138,8 +143,8 @@ class EventStore:
     @classmethod
     def from_arrays(
         cls,
-        times: Sequence[ArrayLike],
-        units: Sequence[ArrayLike],
+        times: Iterable[ArrayLike],
+        units: Iterable[ArrayLike],
         labels: ArrayLike,
         *,
         num_units: int,
@@ -159,10 +164,10 @@ class EventStore:
         holds 1000 times a float16 exactly. Whole microseconds stay as they are.
 
         Args:
-            times: one array of event times per sample, in any order.
+            times: one array of event times per sample, in any order: of NumPy, PyTorch or pandas, or a list.
             units: one array of unit indices per sample, as long as its times.
             labels: ``[S]``, the class of each sample.
-            num_units: ``N``.
+            num_units: ``N``, less than 2^31.
             time_unit: what one unit of ``times`` is: ``"s"``, ``"ms"`` or ``"us"``.
             groups: ``[S]``, such as the speaker of each sample.
             num_classes: number of classes; the highest label + 1 (or the number of ``class_names``) if not
@@ -191,19 +196,19 @@ class EventStore:
         """
         if time_unit not in ("s", "ms", "us"):
             raise UsageError(f'time_unit is {time_unit!r}; expected "s", "ms" or "us".')
-        if num_units < 1:
-            raise UsageError(f"num_units is {num_units}; expected 1 or more.")
-        input_shape = (num_units,) if input_shape is None else tuple(int(n) for n in input_shape)
-        if int(np.prod(input_shape)) != num_units:
-            raise UsageError(f"input_shape {input_shape} does not hold num_units={num_units} units.")
+        num_units = checked_whole_number("num_units", num_units)
+        input_shape = _checked_shape(input_shape, num_units)
+        if class_names is not None:
+            class_names = _checked_names(class_names)
 
         label_array = whole_numbers(labels, f"{source}: labels")
         group_array = None if groups is None else whole_numbers(groups, f"{source}: groups")
-        found = {"times": len(times), "units": len(units), "labels": len(label_array)}
+        time_list, unit_list = one_per_sample(times, f"{source}: times"), one_per_sample(units, f"{source}: units")
+        found = {"times": len(time_list), "units": len(unit_list), "labels": len(label_array)}
         check_sample_counts(source, found if group_array is None else {**found, "groups": len(group_array)})
-        time_arrays = [np.asarray(array) for array in times]
-        unit_arrays = [np.asarray(array) for array in units]
         place = SamplePlace(source, first_sample)
+        time_arrays = [plain_array(array, f"{place.of(n)}: times") for n, array in enumerate(time_list)]
+        unit_arrays = [plain_array(array, f"{place.of(n)}: units") for n, array in enumerate(unit_list)]
         offsets = checked_offsets(place, time_arrays, unit_arrays, allow_empty)
 
         flat_times, flat_units = _concatenated(time_arrays), _concatenated(unit_arrays)
@@ -212,6 +217,7 @@ class EventStore:
         check_class_count(source, label_array)
         if num_classes is None:
             num_classes = len(class_names) if class_names is not None else int(label_array.max()) + 1
+        num_classes = checked_whole_number("num_classes", num_classes, most=MOST_CLASSES)
         check_labels(place, label_array, num_classes)
         if class_names is not None and len(class_names) != num_classes:
             raise UsageError(f"class_names has {len(class_names)} names for {num_classes} classes.")
@@ -227,7 +233,7 @@ class EventStore:
             num_units=num_units,
             num_classes=num_classes,
             input_shape=input_shape,
-            class_names=tuple(class_names) if class_names else tuple(map(str, range(num_classes))),
+            class_names=tuple(map(str, range(num_classes))) if class_names is None else class_names,
             time_unit=stored_unit,
         )
 
@@ -332,7 +338,7 @@ class EventStore:
             sizes |= {"input_shape": tuple(meta["input_shape"]), "class_names": tuple(meta["class_names"])}
         except (KeyError, TypeError) as error:
             raise DataError(f"{path}/meta.json: {error} is missing or wrong. Build it again.") from error
-        stored = {name: arrays.get(name) for name in _ARRAYS}
+        stored: dict[str, Any] = {name: arrays.get(name) for name in _ARRAYS}
         check_stored(os.fspath(path), stored, sizes)
         return cls(**stored, **sizes)
 
@@ -354,6 +360,23 @@ def with_common_classes(stores: Mapping[str, EventStore]) -> dict[str, EventStor
         name: replace(store, num_classes=largest.num_classes, class_names=largest.class_names)
         for name, store in stores.items()
     }
+
+
+def _checked_shape(shape: Sequence[int] | None, num_units: int) -> tuple[int, ...]:
+    if shape is None:
+        return (num_units,)
+    if isinstance(shape, str) or not isinstance(shape, Iterable):
+        raise UsageError(f"input_shape is {shape!r}; expected the lengths of its axes, such as ({num_units},).")
+    lengths = tuple(checked_whole_number(f"a length in input_shape {shape}", length) for length in shape)
+    if math.prod(lengths) != num_units:
+        raise UsageError(f"input_shape {lengths} does not hold num_units={num_units} units.")
+    return lengths
+
+
+def _checked_names(names: Iterable[str]) -> tuple[str, ...]:
+    if isinstance(names, str) or not isinstance(names, Iterable):
+        raise UsageError(f"class_names is {names!r}; expected a list of one name per class.")
+    return tuple(map(str, names))
 
 
 def _concatenated(arrays: list[np.ndarray]) -> np.ndarray:

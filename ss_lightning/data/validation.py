@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import ArrayLike
+from torch import Tensor
 
 from ss_lightning.errors import DataError
 
-_MOST_CLASSES = 2**20
+MOST_CLASSES = 2**20
+
+# From here on float64 does not hold every whole number. In microseconds it is 285 years.
+_END_OF_TIME = np.float64(2**53)
 
 
 @dataclass(frozen=True)
@@ -49,24 +54,67 @@ def check_sample_counts(source: str, found: Mapping[str, int]) -> None:
         raise DataError(f"{source}: no samples; expected one or more.")
 
 
+def one_per_sample(values: Iterable[ArrayLike], what: str) -> list[ArrayLike]:
+    """What each sample has, as a list; a generator is read.
+
+    Raises:
+        DataError: these are no values in an order; the message begins with ``what``.
+    """
+    if isinstance(values, (str, bytes, Mapping, set, frozenset)) or not isinstance(values, Iterable):
+        raise DataError(f"{what} are of type {type(values).__name__}; expected a list of one array per sample.")
+    try:
+        return list(values)
+    except (TypeError, RuntimeError) as error:  # an array without dimensions, a nested tensor
+        raise DataError(f"{what} cannot be counted ({error}); expected a list of one array per sample.") from error
+
+
+def plain_array(values: ArrayLike, what: str) -> np.ndarray:
+    """Numbers of any library as a plain array of integers or floats.
+
+    Tensors may require gradients and be on any device. Those of a precision that NumPy does not know, such as
+    bfloat16, become float32.
+
+    Raises:
+        DataError: they are no array of real numbers, or some are masked; the message begins with ``what``.
+    """
+    if isinstance(values, Iterator):
+        values = list(values)
+    try:
+        array = _from_tensor(values) if isinstance(values, Tensor) else np.asanyarray(values)
+    except (ValueError, TypeError, RuntimeError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0].rstrip(".")
+        raise DataError(f"{what} cannot be read as numbers ({reason}); expected one flat array.") from error
+    if isinstance(array, np.ma.MaskedArray) and (masked := np.ma.getmaskarray(array)).any():
+        raise DataError(f"{what}: number {int(masked.argmax())} is masked; leave out what is masked (compressed()).")
+    if array.size and array.dtype.kind not in "iuf":
+        raise DataError(
+            f"{what} are of type {array.dtype}; expected real numbers. Convert them first, such as with "
+            "numpy.asarray(..., float)."
+        )
+    return np.asarray(array)
+
+
+def _from_tensor(tensor: Tensor) -> np.ndarray:
+    tensor = tensor.detach().cpu()
+    known = (torch.float16, torch.float32, torch.float64)
+    return (tensor.float() if tensor.is_floating_point() and tensor.dtype not in known else tensor).numpy()
+
+
 def whole_numbers(values: ArrayLike, what: str) -> np.ndarray:
     """One number per sample as int64; floats are accepted where they are whole.
 
     Raises:
         DataError: they are something else; the message begins with ``what``.
     """
-    try:
-        array = np.asarray(values)
-    except ValueError as error:
-        raise DataError(f"{what} are no flat array ({error}); expected one whole number per sample.") from error
-    if array.ndim != 1 or (array.size and array.dtype.kind not in "iuf"):
-        raise DataError(
-            f"{what} have shape {array.shape} and type {array.dtype}; expected one whole number per sample."
-        )
+    array = plain_array(values, what)
+    if array.ndim != 1:
+        raise DataError(f"{what} have shape {array.shape}; expected one whole number per sample.")
     broken = ~np.isfinite(array) | (array != np.floor(array))
+    if array.dtype.kind in "uf":
+        broken |= np.abs(array) >= np.float64(2**63)
     if broken.any():
         sample = int(broken.argmax())
-        raise DataError(f"{what}: {array[sample]} at sample {sample}; expected whole numbers.")
+        raise DataError(f"{what}: {array[sample]} at sample {sample}; expected whole numbers of at most 64 bits.")
     return array.astype(np.int64)
 
 
@@ -103,20 +151,17 @@ def checked_offsets(
 
 
 def check_times(place: SamplePlace, times: np.ndarray, offsets: np.ndarray) -> None:
-    """Refuse times that are negative, infinite or no real numbers.
+    """Refuse times that are negative, not finite or so large that they can only stand for something else.
 
     Raises:
         DataError: there is one.
     """
-    if times.dtype.kind not in "iuf":
-        raise DataError(f"{place.source}: times are of type {times.dtype}; expected real numbers.")
-    bad = ~(times >= 0)  # also true for NaN
-    if times.dtype.kind == "f":
-        bad |= np.isinf(times)
+    bad = ~((times >= 0) & (times < _END_OF_TIME))  # also true for NaN
     if bad.any():
         event = int(bad.argmax())
         raise DataError(
-            f"{place.of_event(event, offsets)}: event time {times[event]}; expected finite times, zero or more."
+            f"{place.of_event(event, offsets)}: event time {times[event]}; expected finite times, zero or more and "
+            "less than 2^53. Correct it, or leave the event out if the value marks a missing time."
         )
 
 
@@ -126,8 +171,6 @@ def checked_units(place: SamplePlace, units: np.ndarray, offsets: np.ndarray, nu
     Raises:
         DataError: one is no whole number from 0 to ``num_units - 1``.
     """
-    if units.dtype.kind not in "iuf":
-        raise DataError(f"{place.source}: units are of type {units.dtype}; expected whole numbers.")
     broken = ~((units >= 0) & (units < num_units))  # also true for NaN
     if units.dtype.kind == "f":
         broken |= units != np.floor(units)
@@ -146,11 +189,11 @@ def check_class_count(source: str, labels: np.ndarray) -> None:
     Raises:
         DataError: a label is beyond any number of classes.
     """
-    if len(labels) and labels.max() >= _MOST_CLASSES:
+    if len(labels) and labels.max() >= MOST_CLASSES:
         sample = int(labels.argmax())
         raise DataError(
             f"{source}, sample {sample}: label {labels[sample]}; expected classes numbered from 0, fewer than "
-            f"{_MOST_CLASSES}."
+            f"{MOST_CLASSES}."
         )
 
 
@@ -225,7 +268,7 @@ def _check_sizes(where: str, sizes: Mapping[str, Any], times: np.ndarray) -> Non
     fits = (
         all(type(length) is int and length > 0 for length in shape)
         and math.prod(shape) == sizes["num_units"]
-        and len(names) == sizes["num_classes"] < _MOST_CLASSES
+        and len(names) == sizes["num_classes"] < MOST_CLASSES
         and all(isinstance(name, str) for name in names)
         and (times.dtype.kind in "f" if unit == "ms" else unit in ("us", "step") and times.dtype.kind in "iu")
     )

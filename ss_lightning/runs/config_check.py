@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections import Counter
 from pathlib import Path
 
@@ -42,6 +43,62 @@ def check_text(text: str, name: str) -> None:
     except (yaml.YAMLError, ValueError):
         return  # the reader will say what is wrong
     _check_node(root, name)
+
+
+# What a config of a training has, and what a sweep file has instead.
+_KEYS = (
+    *("checkpoint", "ckpt_path", "data", "format", "lr_scheduler", "lr_scheduler_interval", "model", "optimizer"),
+    *("pictures", "return_predictions", "seed_everything", "trainer", "verbose", "weights_only"),
+)
+_SWEEP_KEYS = ("method", "parameters")
+
+
+def check_syntax(path: Path) -> None:
+    """Look whether a file is YAML at all.
+
+    Raises:
+        UsageError: it is not; the message names the line.
+    """
+    try:
+        yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
+    except UnicodeDecodeError as error:
+        hint = ". Give a checkpoint with --ckpt_path" if path.suffix == ".ckpt" else ""
+        raise UsageError(f"{path} is no text, and so no config{hint}") from error
+    except yaml.reader.ReaderError as error:
+        raise UsageError(f"{path} is no text, and so no config: it has a character {error.character!r}") from error
+    except yaml.MarkedYAMLError as error:
+        # Where it began to go wrong says more than where no way out was left.
+        mark = error.context_mark or error.problem_mark
+        line = "" if mark is None else f", line {mark.line + 1}"
+        said = " ".join(part for part in (error.context, error.problem) if part)
+        tab = " YAML is indented with spaces, not with tabs." if "'\\t'" in said else ""
+        raise UsageError(f"{path}{line}: this is no valid YAML, {said}.{tab}") from error
+
+
+def check_kind(path: Path) -> None:
+    """Look whether a file is a config of a training, whole or in part.
+
+    Raises:
+        UsageError: it is something else.
+    """
+    check_syntax(path)
+    root = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
+    example = "A config looks like configs/yinyang.yaml, see python -m ss_lightning configs"
+    if root is None:
+        raise UsageError(f"{path} is empty. {example}")
+    if not isinstance(root, yaml.MappingNode):
+        what = "a list" if isinstance(root, yaml.SequenceNode) else "a text"
+        raise UsageError(f"{path} holds {what}; expected keys such as model, data and trainer. {example}")
+    keys = [str(key.value) for key, _ in root.value]
+    if any(key in _KEYS for key in keys):
+        return
+    if all(key in keys for key in _SWEEP_KEYS):
+        raise UsageError(f"{path} is a sweep file. Search with it: python -m ss_lightning sweep {path}")
+    if not any(difflib.get_close_matches(key.partition(".")[0], _KEYS) for key in keys):
+        raise UsageError(
+            f"{path} is no config of a training: it has {', '.join(keys[:5]) or 'no keys'}; expected model, data, "
+            f"trainer, optimizer and the like. {example}"
+        )
 
 
 def _check_node(root: yaml.Node | None, name: str) -> None:

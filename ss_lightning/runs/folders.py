@@ -17,8 +17,9 @@ DEFAULT_ROOT = Path("runs")
 def config_name(config: Path | None, root: Path = DEFAULT_ROOT) -> str:
     """Name of the runs of a configuration file that go below the folder ``root``.
 
-    The path below a folder called ``configs`` without its ending (``configs/paper/shd.yaml`` is ``paper/shd``), else
-    the name of the file. A ``config.yaml`` saved in a run folder belongs to the runs beside it.
+    The path below a folder called ``configs``, or ``recipes`` in the installed package, without its ending
+    (``configs/paper/shd.yaml`` is ``paper/shd``), else the name of the file. A ``config.yaml`` saved in a run folder
+    belongs to the runs beside it.
     """
     if config is None:
         return "default"
@@ -30,9 +31,9 @@ def config_name(config: Path | None, root: Path = DEFAULT_ROOT) -> str:
             if folder in run.parents:
                 return run.parent.relative_to(folder).as_posix()
         return run.parent.name
-    if "configs" in parts[:-1]:
-        below = len(parts) - 1 - parts[::-1].index("configs")
-        return Path(*parts[below + 1 :]).as_posix()
+    for below in range(len(parts) - 2, -1, -1):
+        if parts[below] in ("configs", "recipes"):
+            return Path(*parts[below + 1 :]).as_posix()
     return parts[-1]
 
 

@@ -131,6 +131,22 @@ class TestRun:
             assert list(rows[0]) == ["sample", "prediction", "probability", "decision_ms", "label"]
 
     @pytest.mark.slow
+    def test_an_evaluation_takes_the_config_of_its_run(self, capsys):
+        assert fit(epochs=1) == 0
+        Path("over.yaml").write_text("trainer:\n  logger:\n    class_path: lightning.pytorch.loggers.CSVLogger\n"
+                                     "    init_args: {save_dir: ., name: more}\n")  # fmt: skip
+        capsys.readouterr()
+        # Nothing of what was typed for the training is typed again, and over.yaml goes over it.
+        assert run("test", "--config", YINYANG, "--config", "over.yaml", "--data.num_test", "20") == 0
+        said = capsys.readouterr()
+        assert "stands for its run runs/yinyang/version_0, whose own config is used" in said.err
+        assert "checkpoint  runs/yinyang/version_0/checkpoints/best.ckpt" in said.out
+        saved = yaml.safe_load(Path("runs/yinyang/test_0/config.yaml").read_text())
+        assert saved["model"]["init_args"]["hidden"] == [16]
+        assert saved["data"]["init_args"]["num_test"] == 20
+        assert saved["trainer"]["logger"]["class_path"].endswith("CSVLogger")
+
+    @pytest.mark.slow
     def test_fit_from_the_saved_config_repeats_the_run(self):
         assert fit(epochs=1) == 0
         assert run("fit", "--config", "runs/yinyang/version_0/config.yaml") == 0
@@ -273,7 +289,7 @@ class TestMistakes:
             (["--model.hiddn=[3]"], "unknown key model.hiddn of ss_lightning.MLPClassifier. Did you mean hidden?"),
             (["--model.hidden=[0]"], "at least one neuron"),
             (["--model.tau_hidden_ms=-1"], "zero or more milliseconds, got -1.0"),
-            (["--model.tau_hidden_ms=fast"], "model.tau_hidden_ms: Expected a float. Got value: fast"),
+            (["--model.tau_hidden_ms=fast"], "model.tau_hidden_ms: expected a number or a list of numbers"),
             (["--data.num_steps=0"], "num_steps is 0; expected a whole number, 1 or more."),
             (["--foo=3"], "unknown key foo"),
             (["--optimizer.lr=fast"], "optimizer.lr"),
@@ -364,12 +380,45 @@ class TestHelp:
         assert max(map(len, printed.splitlines())) <= 120
 
     @pytest.mark.slow
-    @pytest.mark.parametrize("arguments", [["fit"], ["predict"], ["report"], ["results"], ["folds"], ["sweep"]])
+    @pytest.mark.parametrize("arguments", [["report"], ["results"], ["folds"], ["sweep"]])
     def test_of_subcommands(self, arguments, capsys):
         with pytest.raises(SystemExit) as stop:
             run(*arguments, "--help")
         assert stop.value.code == 0
         assert capsys.readouterr().out.startswith(f"usage: python -m ss_lightning {arguments[0]}")
+
+    @pytest.mark.parametrize("subcommand", ["fit", "validate", "test", "predict"])
+    @pytest.mark.parametrize("words", [["{}", "--help"], ["{}", "-h"], ["--help", "{}"]])
+    def test_of_trainings(self, subcommand, words, capsys):
+        assert run(*(word.format(subcommand) for word in words)) == 0
+        printed = capsys.readouterr().out
+        assert printed.startswith(f"usage: python -m ss_lightning {subcommand} --config FILE")
+        assert printed.index("--model.hidden") < printed.index("--trainer.accelerator")
+        assert ("--optimizer.lr" in printed) == (subcommand == "fit")
+        assert max(map(len, printed.splitlines())) <= 120
+
+    def test_of_a_config(self, capsys):
+        with pytest.raises(SystemExit) as stop:
+            run("fit", "--config", YINYANG, "--model.hidden", "30", "--help")
+        assert stop.value.code == 0
+        printed = capsys.readouterr().out
+        assert printed.index("model: ss_lightning.MLPClassifier") < printed.index("data: ss_lightning.YinYangData")
+        assert "default: [30]" in printed  # not that of the class
+        for not_here in ("--trainer.", "--model.input_shape", ":class:", "``"):
+            assert not_here not in printed
+
+    def test_of_lightning(self, capsys):
+        with pytest.raises(SystemExit):
+            run("fit", "--help", "trainer")
+        printed = " ".join(capsys.readouterr().out.split())
+        assert "--trainer.max_epochs" in printed
+        assert "where run folders go" in printed
+        for untrue in ("os.getcwd", "TensorBoardLogger if", "Default: 50", ":paramref:"):
+            assert untrue not in printed
+
+    def test_of_what_there_is_not(self, capsys):
+        assert run("fit", "--help", "epochs") == 2
+        assert "there is model, data, optimizer" in capsys.readouterr().err
 
     def test_a_subcommand_that_is_none(self, capsys):
         assert run("tets") == 2

@@ -56,6 +56,12 @@ def test_names_shape_and_unit_are_passed_on(recordings):
     assert data.splits.train.store.time_unit == "us"
 
 
+@pytest.mark.parametrize("train", [None, 5, {"times": 1, "units": 2, "labels": 3}, np.zeros((3, 2)), "abc", ([], [])])
+def test_something_else_than_three_items_is_refused(train):
+    with pytest.raises(UsageError, match=r"train .*; expected 3 items: \(times, units, labels\)"):
+        EventData.from_arrays(train, num_units=3, num_steps=2, step_ms=1)
+
+
 def test_errors_name_the_part(recordings):
     times, units, labels = recordings(6, seed=1)
     units[4][0] = 9

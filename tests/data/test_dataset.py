@@ -1,7 +1,10 @@
+import tracemalloc
+
 import numpy as np
 import pytest
 import torch
 
+from ss_lightning.data import dataset
 from ss_lightning.data.dataset import EventDataset, identity
 from ss_lightning.errors import UsageError
 from ss_lightning.events import EventBatch
@@ -48,6 +51,27 @@ def test_dense_counts_beyond_uint8_are_refused(build_store):
     assert counted.num_events == 256
     binary, _ = EventDataset(store, num_steps=2, step_ms=1.0, input="dense")[0]
     assert int(binary.sum()) == 1
+
+
+@pytest.mark.parametrize("binning", ["binary", "count"])
+def test_a_batch_of_very_many_units_costs_no_more_than_its_events(build_store, binning):
+    most = 2**31 - 1
+    store = build_store([[0, 0, 0, 1], [1]], [[most - 1, 5, 5, 0], [7]], num_units=most)
+    tracemalloc.start()
+    events, _ = EventDataset(store, num_steps=2, step_ms=1, binning=binning).__getitems__([1, 0])
+    assert tracemalloc.get_traced_memory()[1] < 2**20
+    tracemalloc.stop()
+    steps = [sorted(part.tolist()) for part in events.units.tensor_split(events.offsets[1:-1].long())]
+    assert steps == [[], [7], [5, most - 1] if binning == "binary" else [5, 5, most - 1], [0]]
+
+
+def test_a_dense_batch_beyond_the_memory_is_refused(build_store, monkeypatch):
+    def without_memory(*_, **__):
+        raise MemoryError
+
+    monkeypatch.setattr(dataset, "dense_spikes", without_memory)
+    with pytest.raises(UsageError, match=r"2 steps x 1 samples x 3 units does not fit into memory.*events"):
+        EventDataset(build_store(), num_steps=2, step_ms=1, input="dense")[0]
 
 
 def test_a_loader_gives_batches_as_they_are(store):

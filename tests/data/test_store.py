@@ -1,5 +1,7 @@
 import numpy as np
+import pandas as pd
 import pytest
+import torch
 
 from ss_lightning.data.dataset import EventDataset
 from ss_lightning.data.store import EventStore, PlacesOnGrid, with_common_classes
@@ -59,7 +61,27 @@ def test_unsorted_samples_are_sorted_alone_and_stably(build_store):
         ({"units": [[0, -1], [2]]}, ["sample 0", "unit -1"]),
         ({"units": [[0, 1], [1.5]]}, ["sample 1", "unit 1.5", "whole numbers"]),
         ({"units": [[0, 1], [np.nan]]}, ["sample 1", "unit nan"]),
-        ({"units": [["a", "b"], ["c"]]}, ["units are of type", "whole numbers"]),
+        ({"units": [[0, 1], ["c"]]}, ["sample 1", "units are of type", "real numbers"]),
+        ({"units": [[0, 1], [True]]}, ["sample 1", "units are of type bool"]),
+        ({"units": [[0, 1], np.array([2**64 - 1], np.uint64)]}, ["sample 1", "unit 1.8446744073709552e+19", "0 to 2"]),
+        ({"times": [[0, 1], np.array([2**64 - 1], np.uint64)]}, ["sample 1", "event time 1.8446744073709552e+19"]),
+        ({"times": np.full(2, 2**64 - 1, np.uint64)[:, None], "units": [[0], [1]], "time_unit": "us"}, ["sample 0"]),
+        ({"times": [[0, 2**63 - 1], [1]], "time_unit": "us"}, ["sample 0", "9223372036854775807", "2^53"]),
+        ({"times": [np.array([0, 3e38], np.float32), [1]], "time_unit": "s"}, ["sample 0", "e+38", "2^53"]),
+        ({"times": [[0, 1], np.ma.array([1.0], mask=[True])]}, ["sample 1", "times", "number 0 is masked"]),
+        ({"units": [np.ma.array([0, 1], mask=[0, 1]), [1]]}, ["sample 0", "units", "number 1 is masked"]),
+        ({"labels": np.ma.array([0, 1], mask=[0, 1])}, ["labels", "number 1 is masked"]),
+        ({"times": [[0, 1], np.array([None])]}, ["sample 1", "times are of type object", "Convert"]),
+        ({"times": [[0, 1], torch.tensor([1.0]).to_sparse()]}, ["sample 1", "Sparse layout", "to_dense"]),
+        ({"times": [[0, 1], torch.ones(1, device="meta")]}, ["sample 1", "no data"]),
+        ({"times": [[0, 1], [[1], [2, 3]]]}, ["sample 1", "inhomogeneous", "one flat array"]),
+        ({"times": {0: [0, 1], 1: [1]}}, ["times are of type dict", "a list of one array per sample"]),
+        ({"times": 5}, ["times are of type int"]),
+        ({"units": torch.tensor(5)}, ["units cannot be counted (iteration over a 0-d tensor)"]),
+        ({"labels": np.array([2**64 - 1, 0], np.uint64)}, ["labels", "18446744073709551615 at sample 0", "64 bits"]),
+        ({"labels": [0, 1e19]}, ["labels", "1e+19 at sample 1"]),
+        ({"labels": [False, True]}, ["labels are of type bool"]),
+        ({"groups": np.array([0, 2**64 - 1], np.uint64)}, ["groups", "18446744073709551615 at sample 1"]),
         ({"times": [[0.0, 1.0], [-1.0]]}, ["sample 1", "-1.0", "zero or more"]),
         ({"times": [[0.0, np.nan], [1.0]]}, ["sample 0", "nan"]),
         ({"times": [[0.0, 1.0], [np.inf]]}, ["sample 1", "inf"]),
@@ -70,8 +92,9 @@ def test_unsorted_samples_are_sorted_alone_and_stably(build_store):
         ({"labels": [0, -1]}, ["sample 1", "label -1"]),
         ({"labels": [0, 5], "num_classes": 3}, ["sample 1", "label 5", "0 to 2"]),
         ({"labels": [0, 0.5]}, ["labels", "0.5", "sample 1"]),
-        ({"labels": ["yes", "no"]}, ["labels", "whole number"]),
-        ({"labels": [[0], [0, 1]]}, ["labels", "whole number"]),
+        ({"labels": ["yes", "no"]}, ["labels", "<U3", "real numbers"]),
+        ({"labels": [[0], [0, 1]]}, ["labels", "one flat array"]),
+        ({"labels": [[0], [1]]}, ["labels", "whole number"]),
         ({"times": [[0.0, 1.0], []], "units": [[0, 1], []]}, ["sample 1", "no events", "allow_empty"]),
         ({"times": [], "units": [], "labels": []}, ["no samples"]),
         ({"groups": [1]}, ["1 groups"]),
@@ -89,6 +112,14 @@ def test_bad_data_are_named(build_store, arguments, words):
     [
         ({"time_unit": "min"}, ["time_unit", "'min'"]),
         ({"num_units": 0}, ["num_units", "0"]),
+        ({"num_units": 3.0}, ["num_units is 3.0", "whole number"]),
+        ({"num_units": True}, ["num_units is True"]),
+        ({"num_units": 2**31}, ["num_units is 2147483648", "2147483647 or less"]),
+        ({"num_classes": 2.5}, ["num_classes is 2.5"]),
+        ({"num_classes": 10**9}, ["num_classes is 1000000000", "1048576 or less"]),
+        ({"input_shape": 3}, ["input_shape is 3", "(3,)"]),
+        ({"input_shape": (-1, -3)}, ["input_shape", "-1"]),
+        ({"class_names": "abc"}, ["class_names is 'abc'", "a list"]),
         ({"input_shape": (2, 2)}, ["input_shape", "(2, 2)", "3"]),
         ({"num_classes": 2, "class_names": ["a"]}, ["class_names", "1 names for 2"]),
     ],
@@ -98,6 +129,42 @@ def test_bad_arguments_are_named(build_store, arguments, words):
         build_store(**arguments)
     for word in words:
         assert word in str(caught.value)
+
+
+LISTS = [[0.5, 3.0], [1.5, 0.5]], [[0, 2], [1, 0]], [0, 1]
+
+
+def tensors(**options):
+    return [torch.tensor(values, **options) for values in LISTS[0]]
+
+
+@pytest.mark.parametrize(
+    ("times", "units", "labels"),
+    [
+        (tensors(requires_grad=True), [torch.tensor(values) for values in LISTS[1]], torch.tensor(LISTS[2])),
+        (torch.tensor(LISTS[0], requires_grad=True), torch.tensor(LISTS[1]), torch.tensor([0.0, 1.0])),
+        (tensors(dtype=torch.bfloat16), *LISTS[1:]),
+        ([values.to(torch.float8_e4m3fn) for values in tensors()], *LISTS[1:]),
+        tuple(map(iter, LISTS)),
+        ([(t for t in values) for values in LISTS[0]], [(u for u in values) for values in LISTS[1]], LISTS[2]),
+        ([np.ma.array(values, mask=False) for values in LISTS[0]], *LISTS[1:]),
+        ([pd.Series(values, index=[7, 5]) for values in LISTS[0]], *LISTS[1:]),
+        tuple(pd.Series(values, index=[9, 4]) for values in LISTS),
+        (LISTS[0], np.array(LISTS[1], float), np.array(LISTS[2], np.longdouble)),
+        ([np.array(values, ">f8") for values in LISTS[0]], *LISTS[1:]),
+    ],
+)
+def test_arrays_of_other_libraries_and_generators_are_read(build_store, times, units, labels):
+    store = build_store(times, units, labels)
+    assert store.times.tolist() == [0.5, 3.0, 0.5, 1.5]
+    assert store.units.tolist() == [0, 2, 0, 1]
+    assert store.labels.tolist() == [0, 1]
+
+
+def test_sizes_and_names_are_stored_as_plain_values(build_store):
+    store = build_store(num_units=np.int64(3), class_names=(name for name in (np.str_("a"), 2)))
+    assert (type(store.num_units), store.input_shape, store.class_names) == (int, (3,), ("a", "2"))
+    assert type(store.class_names[0]) is str
 
 
 def test_silent_samples_are_accepted_on_request_and_keep_their_place(build_store):

@@ -1,0 +1,101 @@
+"""What a trained network says of recordings."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike
+from torch import Tensor
+
+from ss_lightning.data.recordings import RecordingFormat
+from ss_lightning.data.validation import one_per_sample
+from ss_lightning.errors import UsageError
+from ss_lightning.networks import NetworkOutput, SpikingNetwork, evaluating
+
+# Recordings that are classified together, so that many of them need no more memory than a batch of a training.
+_AT_ONCE = 128
+
+
+class Prediction(NamedTuple):
+    """What a network says of one recording.
+
+    Attributes:
+        name: name of the class with the highest score.
+        label: its number.
+        probability: its probability.
+        probabilities: of all classes by name.
+        decision_ms: time at which this class takes the lead for good, in milliseconds; NaN without a decision.
+        hidden_spikes: spikes of all hidden neurons.
+    """
+
+    name: str
+    label: int
+    probability: float
+    probabilities: dict[str, float]
+    decision_ms: float
+    hidden_spikes: int
+
+
+def class_probabilities(network: SpikingNetwork, output: NetworkOutput) -> tuple[Tensor, Tensor]:
+    """Class probabilities ``[B, C]``, and the time of the decision in milliseconds, ``[B]``, NaN without one."""
+    step = network.decoder.decision_step(output.readout)
+    decision_ms = torch.where(step < len(output.readout), step * network.step_ms, torch.nan)
+    return network.decoder.scores(output.readout).float().softmax(1), decision_ms
+
+
+def classify_recordings(
+    network: SpikingNetwork,
+    form: RecordingFormat,
+    times: Iterable[ArrayLike],
+    units: Iterable[ArrayLike],
+    time_unit: Literal["s", "ms", "us"] = "s",
+) -> list[Prediction]:
+    """Classify recordings with a network in evaluation, in its own precision and on its own device.
+
+    Args:
+        network: the trained network.
+        form: time grid, units and classes of the recordings.
+        times: times of the events of each recording, in any order.
+        units: units of the events, numbered as in the data of the training, likewise.
+        time_unit: what one unit of ``times`` is.
+
+    Raises:
+        DataError: an event is not valid; the message names the recording and the value.
+        UsageError: there are times and units of different numbers of recordings, or the time unit is unknown.
+    """
+    times, units = one_per_sample(times, "recordings: times"), one_per_sample(units, "recordings: units")
+    if len(times) != len(units):
+        raise UsageError(f"there are times of {len(times)} recordings and units of {len(units)}")
+    device = next(network.parameters()).device
+    predictions: list[Prediction] = []
+    with torch.no_grad(), evaluating(network):
+        for begin in range(0, len(times), _AT_ONCE):
+            part = slice(begin, begin + _AT_ONCE)
+            output = network(form.batch(times[part], units[part], time_unit).to(device))
+            predictions += _predictions(network, output, form.class_names)
+    return predictions
+
+
+def _predictions(network: SpikingNetwork, output: NetworkOutput, names: Sequence[str]) -> list[Prediction]:
+    probabilities, decision_ms = class_probabilities(network, output)
+    hidden = torch.stack([layer.spike_count.sum(1) for layer in output.activity]).sum(0)
+    found = []
+    for row, decided, count in zip(probabilities.tolist(), decision_ms.tolist(), hidden.tolist(), strict=True):
+        label = int(np.argmax(row))
+        by_name = dict(zip(names, row, strict=True))
+        found.append(Prediction(names[label], label, row[label], by_name, decided, round(count)))
+    return found
+
+
+def is_one_recording(times: Any) -> bool:
+    """Whether these are the times of one recording and not a list of recordings."""
+    if isinstance(times, (np.ndarray, Tensor)):
+        return times.ndim == 1 and times.dtype != object
+    return not isinstance(times, Iterable) or all(map(_is_single, times))
+
+
+def _is_single(value: Any) -> bool:
+    return value.ndim == 0 if hasattr(value, "ndim") else not isinstance(value, Iterable)
