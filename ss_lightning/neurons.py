@@ -225,10 +225,12 @@ class _OneSpike(_Tracked):
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
         """``to``, ``double`` and the like; torch moves parameters and buffers only."""
         super()._apply(fn, recurse)
+        rests = self._rests
         for name in self._states:
             state = getattr(self, name)
             moved = state._with([fn(part) for part in state.parts]) if isinstance(state, Membrane) else fn(state)
             setattr(self, name, moved)
+        self.__dict__["_rests"] = rests  # to move is not to reset
         return self
 
     def __getstate__(self) -> dict[str, Any]:
@@ -298,8 +300,8 @@ class _OneSpike(_Tracked):
         if torch.compiler.is_exporting():
             raise NotImplementedError(
                 f"a single step of {type(self).__name__} cannot be exported, since plain tensors do not tell which "
-                "neurons have fired: set `sequence = True` and export the whole sequence, or export one step of an MLP or "
-                "ConvNet with ss_lightning.export.export_step"
+                "neurons have fired: set `sequence = True` and export the whole sequence, or export one step of an MLP "
+                "or ConvNet with ss_lightning.export.export_step"
             )
         return self._step(input_, given)
 

@@ -710,12 +710,13 @@ class TestForgottenReset:
             else:
                 total.backward()
 
-    def test_without_gradients_it_is_said_once(self):
-        net = self.network()
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+    def test_without_gradients_it_is_said_once(self, dtype):
+        net, x = self.network().to(dtype), self.x.to(dtype)  # a network that is moved has not been reset
         with torch.no_grad():
-            first = sum(net(step).sum() for step in self.x)
+            first = sum(net(step).sum() for step in x)
             with pytest.warns(UserWarning, match=r"ss_lightning\.reset\(net\)") as said:
-                second = sum(net(step).sum() for _ in range(3) for step in self.x)
+                second = sum(net(step).sum() for _ in range(3) for step in x)
         assert first > 0
         assert second == 0
         assert len(said) == 1

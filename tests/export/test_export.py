@@ -496,7 +496,7 @@ def test_the_file_keeps_every_argument_of_the_networks():
     for net in (mlp(), conv()):
         known = {name for c in type(net).__mro__[:2] for name in inspect.signature(c.__init__).parameters}
         _, _, about = describe(net, None)
-        assert known - {"self", "common", "input_gain"} == about["arguments"].keys()
+        assert known - {"self", "common", "input_gain", "hidden_gain"} == about["arguments"].keys()
 
 
 @pytest.mark.slow
