@@ -149,10 +149,8 @@ def opened_without_encoding(tree):
 
 def test_text_files_are_opened_with_an_encoding():
     """The locale may be ASCII."""
-    assert list(opened_without_encoding(ast.parse("path.open('w', newline='')\nopen(x, 'rb')\nx.read_text()"))) == [
-        1,
-        3,
-    ]
+    sample = "path.open('w', newline='')\nopen(x, 'rb')\nx.read_text()"
+    assert list(opened_without_encoding(ast.parse(sample))) == [1, 3]
     for path in (ROOT / "ss_lightning").rglob("*.py"):
         lines = list(opened_without_encoding(ast.parse(path.read_text(encoding="utf-8"))))
         assert not lines, f"{path}, lines {lines}: give encoding='utf-8'"
