@@ -125,8 +125,10 @@ def _scale(layer: nn.Module, factor: float) -> None:
 
 
 def _firing_rate(network: SpikingNetwork, spikes: Spikes, depth: int) -> float:
-    """Share of the pairs of neuron and sample of a hidden layer that have a spike."""
+    """Share of the pairs of neuron and sample of a hidden layer that have a spike; 1 without samples."""
     count = network(spikes).activity[depth].spike_count
+    if not count.numel():
+        return 1.0
     return torch.count_nonzero(count).item() / count.numel()
 
 

@@ -72,7 +72,19 @@ def keep_going(path: Path, run: Path) -> Iterator[None]:
 
 def save_text(path: Path, text: str) -> None:
     """Write a text file in UTF-8, whole or not at all."""
-    save_bytes(path, text.encode("utf-8"))
+    save_bytes(path, utf8(text))
+
+
+def utf8(text: str) -> bytes:
+    """A text in UTF-8, whatever is in it.
+
+    In an ASCII locale Python reads the other letters of names and arguments as lone surrogates, which stand for their
+    bytes. Bytes that are no UTF-8 become question marks.
+    """
+    try:
+        return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace").encode("utf-8")
+    except UnicodeEncodeError:  # a surrogate that stands for no byte, as JSON may hold
+        return text.encode("utf-8", "replace")
 
 
 def save_bytes(path: Path, content: bytes) -> None:

@@ -140,7 +140,9 @@ def input_spike_count(spikes: Spikes) -> Tensor:
         return spikes.flatten(2).sum(0, dtype=torch.float32)
     sample = torch.repeat_interleave(torch.arange(spikes.batch_size, device=spikes.device), spikes.events_per_sample())
     index = sample * spikes.num_units + spikes.units
-    return torch.bincount(index, minlength=spikes.batch_size * spikes.num_units).view(spikes.batch_size, -1)
+    return torch.bincount(index, minlength=spikes.batch_size * spikes.num_units).view(
+        spikes.batch_size, spikes.num_units
+    )
 
 
 class EvaluationMetrics(nn.Module):
@@ -181,7 +183,7 @@ class EvaluationMetrics(nn.Module):
         scores: Tensor,
         labels: Tensor,
     ) -> None:
-        """Add one batch.
+        """Add one batch; one without samples changes nothing.
 
         Args:
             spikes: input of the network.
@@ -191,6 +193,8 @@ class EvaluationMetrics(nn.Module):
             scores: ``[B, C]``.
             labels: true classes, ``[B]``.
         """
+        if not len(labels):
+            return
         self.loss.update(loss.detach(), weight=len(labels))
         self.accuracy.update(scores, labels)
         input_count = input_spike_count(spikes)

@@ -353,7 +353,8 @@ class SpikingClassifier(L.LightningModule):
         output = (self._graphed or self.network)(spikes)
         scores = self.scores(output)
         loss = classification_loss(scores, labels, self.label_smoothing)
-        self.train_accuracy(scores, labels)
+        if len(labels):
+            self.train_accuracy(scores, labels)
         options: dict[str, Any] = {"prog_bar": True, "on_step": False, "on_epoch": True}
         self.log("train/loss", loss, batch_size=len(labels), sync_dist=True, **options)
         self.log("train/accuracy", self.train_accuracy, **options)

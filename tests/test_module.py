@@ -50,6 +50,20 @@ def test_plain_trainer_learns_and_logs_every_metric(tmp_path):
     assert test["test/spikes_per_sample"] <= 16
 
 
+def test_a_batch_without_samples_is_passed_over(tmp_path):
+    empty = (EventBatch.from_dense(torch.zeros(12, 0, 2)), torch.zeros(0, dtype=torch.long))
+    (batch,) = batches(1).dataset
+    seen = {}
+    for name, data in (("with", [empty, batch, empty]), ("without", [batch])):
+        torch.manual_seed(0)
+        model = MLPClassifier(**ARGS, spike_target=(0.5, 1.0), spike_weight=0.1)
+        run = trainer(tmp_path, max_epochs=1)
+        run.fit(model, DataLoader(data, batch_size=None), DataLoader(data, batch_size=None))
+        assert all(torch.isfinite(weights).all() for weights in model.parameters())
+        seen[name] = {key: float(value) for key, value in run.callback_metrics.items() if key.startswith("train")}
+    assert seen["with"] == pytest.approx(seen["without"])
+
+
 class TestLearnedDelays:
     """Their bumps are single steps from three quarters of the training on, however its end is given."""
 

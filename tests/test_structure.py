@@ -133,6 +133,29 @@ def test_no_module_imports_a_private_name_of_another():
     assert private == []
 
 
+def opened_without_encoding(tree):
+    """Lines that open a text file in the encoding of the locale."""
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Call) or any(keyword.arg == "encoding" for keyword in node.keywords):
+            continue
+        name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+        words = [argument.value for argument in node.args if isinstance(argument, ast.Constant)]
+        binary = any("b" in word for word in words if isinstance(word, str) and len(word) <= 3)
+        if name in ("read_text", "write_text") or (name in ("open", "fdopen", "NamedTemporaryFile") and not binary):
+            of_a_library = isinstance(node.func, ast.Attribute) and getattr(node.func.value, "id", "") == "Image"
+            if not of_a_library:
+                yield node.lineno
+
+
+def test_text_files_are_opened_with_an_encoding():
+    """The locale may be ASCII."""
+    sample = "path.open('w', newline='')\nopen(x, 'rb')\nx.read_text()"
+    assert list(opened_without_encoding(ast.parse(sample))) == [1, 3]
+    for path in (ROOT / "ss_lightning").rglob("*.py"):
+        lines = list(opened_without_encoding(ast.parse(path.read_text(encoding="utf-8"))))
+        assert not lines, f"{path}, lines {lines}: give encoding='utf-8'"
+
+
 def test_module_names_are_unique():
     stems = collections.Counter(name.rpartition(".")[2] for name, _ in SOURCES.items() if name != "ss_lightning")
     assert [name for name, count in stems.items() if count > 1] == []

@@ -33,7 +33,7 @@ class Clock:
 
     def free_bytes(self) -> int:
         """Bytes of memory that can be used now."""
-        with open("/proc/meminfo") as file:
+        with open("/proc/meminfo", encoding="utf-8") as file:
             fields = dict(line.split(":") for line in file)
         return int(fields["MemAvailable"].split()[0]) * 1024
 

@@ -248,7 +248,7 @@ def _print_peak(name: str, cell_text: str, threads: int) -> None:
 def _peak_kib() -> int:
     """Most memory that this process has held. Linux hands ``ru_maxrss`` down to children, but not ``VmHWM``."""
     if os.path.exists("/proc/self/status"):
-        with open("/proc/self/status") as file:
+        with open("/proc/self/status", encoding="utf-8") as file:
             return next(int(line.split()[1]) for line in file if line.startswith("VmHWM"))
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024  # bytes on macOS
 

@@ -256,7 +256,7 @@ def over_folds(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
 
 def write_results(plan: Plan, rows: Sequence[Mapping[str, Any]], command: str) -> None:
     """Write ``folds.csv``, a row per training, and ``folds.json``, what the folds give together."""
-    with write_whole(plan.folder / "folds.csv") as scratch, scratch.open("w", newline="") as file:
+    with write_whole(plan.folder / "folds.csv") as scratch, scratch.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, _COLUMNS)
         writer.writeheader()
         writer.writerows(rows)

@@ -20,7 +20,7 @@ from jsonargparse import ArgumentParser
 from ss_lightning import plots
 from ss_lightning.cli.markdown import as_block, as_code, as_text
 from ss_lightning.errors import DataError, UsageError
-from ss_lightning.files import display_path, save_bytes
+from ss_lightning.files import display_path, save_bytes, utf8
 from ss_lightning.parsing import parse_arguments
 from ss_lightning.renamed import with_new_names
 from ss_lightning.runs.configs import comparable_config
@@ -570,10 +570,10 @@ def main(arguments: list[str]) -> int:
     every = make_rows(results)
     rows = best_rows(every) if options.best else every
     command = command_line(["results", *arguments])
-    written = {"out": render_results(rows, command, len(every) - len(rows)).encode()}
+    written = {"out": utf8(render_results(rows, command, len(every) - len(rows)))}
     if options.json:
         single = {"command_line": command, "results": [asdict(result) for result in results]}
-        written["json"] = _compact_json(single).encode()
+        written["json"] = utf8(_compact_json(single))
     if options.curve:
         written["curve"] = plots.png(draw_curve(every))
     for option, content in written.items():

@@ -58,6 +58,20 @@ def bin_events_reference(
         of an :class:`~ss_lightning.events.EventBatch`. The order of units inside one step is not defined: this
         function gives them in rising order, the fast one as they come.
     """
+    return _bin_by_sorting(times, units, offsets, samples, num_steps, step_length, num_units, binning, units_per_input)
+
+
+def _bin_by_sorting(
+    times: np.ndarray,
+    units: np.ndarray,
+    offsets: np.ndarray,
+    samples: np.ndarray,
+    num_steps: int,
+    step_length: float,
+    num_units: int,
+    binning: Binning,
+    units_per_input: int,
+) -> tuple[np.ndarray, np.ndarray]:
     begin = offsets[samples]
     counts = offsets[samples + 1] - begin
     sample = np.repeat(np.arange(samples.size), counts)
@@ -196,19 +210,11 @@ def bin_events(
     """:func:`bin_events_reference` in compiled passes, one if the events are ``in_order``, O(events + B * T).
 
     Arguments and results are those of :func:`bin_events_reference`, except that the units of one step come in the
-    order of the events. Very many units are left to that function, whose cost does not depend on their number.
+    order of the events. Very many units are sorted as there, at a cost that does not depend on their number.
     """
     if num_units > _MOST_NOTED:
-        return bin_events_reference(
-            times,
-            units,
-            offsets,
-            samples,
-            num_steps=num_steps,
-            step_length=step_length,
-            num_units=num_units,
-            binning=binning,
-            units_per_input=units_per_input,
+        return _bin_by_sorting(
+            times, units, offsets, samples, num_steps, step_length, num_units, binning, units_per_input
         )
     loop = _bin_events_loop if in_order else _bin_unordered_loop
     group = (np.arange(num_units) // units_per_input).astype(np.int32)

@@ -16,6 +16,7 @@ from filelock import FileLock
 
 from ss_lightning.data.storage import FORMAT_VERSION
 from ss_lightning.data.store import EventStore
+from ss_lightning.data.validation import refuse_broken_link
 from ss_lightning.errors import DataError
 
 
@@ -120,6 +121,7 @@ def _entry(folder: Path, source: Path, settings: tuple) -> tuple[Path, list[Path
 
 def _state(source: Path | os.DirEntry) -> object:
     """What changes when a file, or anything in a folder, changes."""
+    refuse_broken_link(Path(source))
     if source.is_dir():
         return sorted((entry.name, _state(entry)) for entry in os.scandir(os.fspath(source)))
     status = source.stat()

@@ -12,6 +12,7 @@ from typing import Any
 from ss_lightning.data.cache import cache_folder, cached_stores, preparation_lock
 from ss_lightning.data.datamodule import EventDataModule
 from ss_lightning.data.store import EventStore
+from ss_lightning.data.validation import refuse_broken_link
 from ss_lightning.errors import DataError
 from ss_lightning.signatures import passes_on_to
 
@@ -57,6 +58,9 @@ def fetch_missing(
     missing = [path for path in wanted if not is_there(path)]
     if not missing:
         return
+    for path in missing:
+        refuse_broken_link(path)
+        refuse_broken_link(path.with_name(f"{path.name}.gz"))
     reason = "download is off"
     if download:
         try:

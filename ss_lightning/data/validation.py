@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -39,6 +41,24 @@ class SamplePlace:
     def of_event(self, event: int, offsets: np.ndarray) -> str:
         """The name of the sample that owns an event."""
         return self.of(int(np.searchsorted(offsets, event, side="right")) - 1)
+
+
+def refuse_broken_link(path: Path) -> None:
+    """Refuse a symbolic link that leads nowhere, to itself or to a folder that it lies in.
+
+    Raises:
+        DataError: ``path`` is one.
+    """
+    if not path.is_symlink():
+        return
+    found = f"{path}: a symbolic link to {os.readlink(path)}, which"
+    if not path.exists():
+        raise DataError(
+            f"{found} leads to no file. Get the file that it stands for (git annex get, where git-annex made the "
+            "link), or remove the link."
+        )
+    if Path(os.path.realpath(path)) in Path(os.path.realpath(path.parent), path.name).parents:
+        raise DataError(f"{found} is a folder that the link lies in. Remove the link.")
 
 
 def check_sample_counts(source: str, found: Mapping[str, int]) -> None:

@@ -31,7 +31,7 @@ from torch import Tensor, nn
 from ss_lightning import plots
 from ss_lightning.data import EventDataModule, EventDataset, MNISTData, Subset, YinYangData
 from ss_lightning.errors import DataError, UsageError
-from ss_lightning.files import display_path
+from ss_lightning.files import display_path, save_text
 from ss_lightning.losses import classification_loss
 from ss_lightning.networks import MLP
 
@@ -242,10 +242,10 @@ def read_rows(path: Path) -> list[dict[str, str]]:
     """
     if not path.is_file():
         return []
-    content = path.read_text()
+    content = path.read_text(encoding="utf-8")
     whole = content[: content.rfind("\n") + 1]
     if whole != content:
-        path.write_text(whole)
+        path.write_text(whole, encoding="utf-8")
     rows = list(csv.DictReader(whole.splitlines()))
     if not whole.startswith(",".join(COLUMNS)) or any(None in row or None in row.values() for row in rows):
         raise DataError(f"{path} is no table of this experiment, or damaged; choose another folder with --out")
@@ -255,7 +255,7 @@ def read_rows(path: Path) -> list[dict[str, str]]:
 def append_row(path: Path, row: dict[str, Any]) -> None:
     """Add a row to the table, and its header before the first."""
     new = not path.is_file() or path.stat().st_size == 0
-    with path.open("a", newline="") as file:
+    with path.open("a", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
         if new:
             writer.writeheader()
@@ -269,7 +269,7 @@ def refuse_other_protocol(folder: Path, protocols: dict[str, Protocol]) -> None:
         UsageError: the folder holds another one.
     """
     path = folder / "protocol.json"
-    known = json.loads(path.read_text()) if path.is_file() else {}
+    known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     for name, protocol in protocols.items():
         here = asdict(protocol)
         for key, value in known.get(name, here).items():
@@ -278,7 +278,7 @@ def refuse_other_protocol(folder: Path, protocols: dict[str, Protocol]) -> None:
                     f"{folder} holds results of another protocol: {key} of {name} was {value}, is {here.get(key)}. "
                     "Choose another folder with --out"
                 )
-    path.write_text(json.dumps({**known, **{name: asdict(p) for name, p in protocols.items()}}, indent=1) + "\n")
+    save_text(path, json.dumps({**known, **{name: asdict(p) for name, p in protocols.items()}}, indent=1) + "\n")
 
 
 def run(protocols: dict[str, Protocol], seeds: int, root: str, folder: Path) -> list[dict[str, str]]:

@@ -21,7 +21,7 @@ class Columns:
 
     def columns(self, sequence: Tensor) -> Tensor:
         """``[T, M]`` of ``[T, B, ...]``; a copy only of what lies in another order."""
-        return sequence.permute(self.axes).contiguous().view(len(sequence), -1)
+        return sequence.permute(self.axes).contiguous().flatten(1)
 
     def row(self, value: Tensor) -> Tensor:
         """``[M]`` of a value that broadcasts against ``[B, ...]``."""

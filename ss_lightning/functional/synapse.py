@@ -45,7 +45,7 @@ def event_linear(events: EventBatch, weight: Tensor, bias: Tensor | None = None)
     rows = _EventRows.apply(weight.t(), events)
     if bias is not None:
         rows = rows + bias
-    return rows.view(events.batch_size, events.num_steps, -1).transpose(0, 1)
+    return rows.view(events.batch_size, events.num_steps, len(weight)).transpose(0, 1)
 
 
 class _EventRows(torch.autograd.Function):

@@ -361,7 +361,7 @@ def _write_anew(path: Path, keys: list[str], rows: list[dict[str, Any]]) -> None
 def metrics_before(run: Path, global_step: int) -> Iterator[tuple[int, dict[str, Any]]]:
     """Step and metrics of the rows of a run's ``metrics.csv`` from before ``global_step``; none if there is no file."""
     try:
-        file = (run / "metrics.csv").open(newline="")
+        file = (run / "metrics.csv").open(newline="", encoding="utf-8")
     except OSError:
         return
     with file:

@@ -5,6 +5,8 @@ import pytest
 import torch
 
 from ss_lightning import MLP, ConvNet, EventBatch, SingleSpikeLeaky, StandardSingleSpikeLeaky
+from ss_lightning.losses import classification_loss, spike_penalty
+from ss_lightning.metrics import EvaluationMetrics
 
 COMMON = {"input_shape": (7,), "num_classes": 3, "step_ms": 1.0}
 
@@ -179,3 +181,48 @@ def test_spike_counts_are_differentiable(neuron, as_events):
     assert first.weight.grad.abs().sum() > 0
     assert second.weight.grad.abs().sum() > 0
     assert readout.weight.grad is None or not readout.weight.grad.any()
+
+
+STEPS, CLASSES = 6, 3
+DENSE = {"input_shape": (5,), "hidden": [4, 4]}
+IMAGES = {"input_shape": (1, 8, 8), "channels": [2], "kernel_size": 3, "hidden": [4]}
+
+
+@pytest.mark.parametrize("as_events", [True, False])
+@pytest.mark.parametrize(
+    ("network", "options"),
+    [
+        *[(MLP, {**DENSE, "backend": backend}) for backend in ("torch", "numba", "auto")],
+        *[(MLP, {**DENSE, "neuron": neuron}) for neuron in ("multi", "standard_single")],
+        (MLP, {**DENSE, "skip": True, "backend": "numba"}),
+        (MLP, {**DENSE, "batch_norm": True}),
+        (MLP, {**DENSE, "max_delay_ms": 2.0}),
+        (MLP, {**DENSE, "max_delay_ms": 2.0, "delay_per_synapse": True}),
+        (MLP, {**DENSE, "delay_line_ms": [0.0, 1.0]}),
+        (MLP, {**DENSE, "decoder": "first_spike"}),
+        (ConvNet, IMAGES),
+        (ConvNet, {**IMAGES, "pool": "avg", "batch_norm": True}),
+        (ConvNet, {**IMAGES, "neuron": "multi"}),
+    ],
+)
+def test_a_batch_without_samples_or_events_changes_nothing(network, options, as_events):
+    net = network(num_classes=CLASSES, step_ms=1.0, **options)
+    for batch in (0, 2):
+        spikes = torch.zeros(STEPS, batch, net.num_inputs)
+        spikes = EventBatch.from_dense(spikes) if as_events else spikes
+        labels = torch.zeros(batch, dtype=torch.long)
+        output = net(spikes)
+        scores = net.decoder.scores(output.readout)
+        assert output.readout.shape == (STEPS, batch, CLASSES)
+        assert scores.shape == (batch, CLASSES)
+        assert net.decoder.decision_step(output.readout).shape == (batch,)
+        penalty = spike_penalty([layer.spike_count for layer in output.activity], (0.5, 1.0))
+        loss = classification_loss(scores, labels) + penalty
+        assert batch or float(loss.detach()) == 0
+        loss.backward()
+        assert all(torch.isfinite(values).all() for values in (*net.parameters(), *net.buffers()))
+        gradients = [values.grad for values in net.parameters() if values.grad is not None]
+        assert all((gradient == 0).all() if batch == 0 else gradient.isfinite().all() for gradient in gradients)
+        metrics = EvaluationMetrics(CLASSES, net.layer_sizes, 1.0)
+        metrics.update(spikes, output, net.fan_out(), loss, scores, labels)
+        assert int(metrics.input_spikes_per_sample.count) == batch
