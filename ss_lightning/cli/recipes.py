@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import sys
 from collections.abc import Sequence
@@ -59,7 +60,7 @@ def with_packaged_recipes(arguments: Sequence[str]) -> list[str]:
 @cache
 def on_disk_or_packaged(path: str) -> str:
     """A path as it is, or that of the recipe of this name if there is no such file; says so, once."""
-    if Path(path).exists() or (recipe := find_recipe(path)) is None:
+    if os.path.exists(path) or (recipe := find_recipe(path)) is None:
         return path
     print(f"{path} is the one that comes with ss_lightning {__version__}: {display_path(recipe)}", file=sys.stderr)
     return str(recipe)
