@@ -47,7 +47,17 @@ def check_text(text: str, name: str) -> None:
 
 # What a config of a training has, and what a sweep file has instead.
 _KEYS = (
-    *("checkpoint", "ckpt_path", "data", "format", "lr_scheduler", "lr_scheduler_interval", "model", "optimizer"),
+    *(
+        "checkpoint",
+        "ckpt_path",
+        "config",
+        "data",
+        "format",
+        "lr_scheduler",
+        "lr_scheduler_interval",
+        "model",
+        "optimizer",
+    ),
     *("pictures", "return_predictions", "seed_everything", "trainer", "verbose", "weights_only"),
 )
 _SWEEP_KEYS = ("method", "parameters")
