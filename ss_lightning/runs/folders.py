@@ -48,15 +48,17 @@ def reserve_run(folder: Path, kind: str = "version") -> Path:
         UsageError: the folder cannot be created or written.
     """
     try:
-        folder.mkdir(parents=True, exist_ok=True)
         taken = [-1, *(int(p.name.rpartition("_")[2]) for p in _numbered(folder, kind))]
         number = max(taken) + 1
         while True:
             run = folder / f"{kind}_{number}"
+            _make_folder(folder)
             try:
                 run.mkdir()
             except FileExistsError:
                 number += 1
+                continue
+            except FileNotFoundError:  # another process has just removed the folder, which was empty
                 continue
             probe = run / ".writable"
             probe.touch()
@@ -67,6 +69,16 @@ def reserve_run(folder: Path, kind: str = "version") -> Path:
             f"cannot write the run folder {folder}: {error.strerror or error}. "
             "Choose another place with --trainer.default_root_dir DIR"
         ) from error
+
+
+def _make_folder(folder: Path) -> None:
+    for attempt in range(100):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            return
+        except (FileNotFoundError, FileExistsError):  # another process removes empty folders on the way
+            if attempt == 99 or folder.is_symlink():
+                raise
 
 
 # What a command puts into its folder before it has brought anything.

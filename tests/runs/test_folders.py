@@ -1,5 +1,8 @@
+import multiprocessing
 import os
+import shutil
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -67,3 +70,50 @@ def test_config_beside_a_checkpoint(tmp_path):
     (tmp_path / "config.yaml").touch()
     assert config_beside(checkpoint) == tmp_path / "config.yaml"
     assert os.fspath(config_beside(tmp_path / "any.ckpt")) == os.fspath(tmp_path / "config.yaml")
+
+
+def reserve_and_remove(root, number, found):
+    """What commands do that start at once and fail early, all but every third."""
+    kept, errors = {}, []
+    for turn in range(100):
+        try:
+            run = reserve_run(root / "name" / "of")
+            if turn % 10 == 0:
+                (run / "metrics.csv").write_text(f"{number} {turn}", encoding="utf-8")
+                kept[run] = f"{number} {turn}"
+            else:
+                run.rmdir()
+                with suppress(OSError):
+                    run.parent.rmdir()
+                    run.parent.parent.rmdir()
+        except Exception as error:
+            errors.append(repr(error))
+        if turn == 60:
+            for run in kept:  # so that the folders above become empty again and again
+                shutil.rmtree(run)
+            kept.clear()
+    found.put((kept, errors))
+
+
+def test_processes_that_reserve_and_remove_at_once_share_nothing(tmp_path):
+    context = multiprocessing.get_context("fork")
+    found = context.Queue()
+    processes = [context.Process(target=reserve_and_remove, args=(tmp_path, number, found)) for number in range(3)]
+    for process in processes:
+        process.start()
+    results = [found.get(timeout=60) for _ in processes]
+    for process in processes:
+        process.join()
+    assert [errors for _, errors in results] == [[], [], []]
+    kept = [run for runs, _ in results for run in runs]
+    assert len(set(kept)) == len(kept) == 9
+    for runs, _ in results:
+        assert {run: (run / "metrics.csv").read_text(encoding="utf-8") for run in runs} == runs
+
+
+def test_a_link_that_leads_nowhere_is_no_place_for_runs(tmp_path):
+    (tmp_path / "runs").symlink_to("gone")
+    with pytest.raises(UsageError, match="cannot write the run folder"):
+        reserve_run(tmp_path / "runs")
+    with pytest.raises(UsageError, match="cannot write the run folder"):
+        reserve_run(tmp_path / "runs" / "name")
