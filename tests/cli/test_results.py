@@ -70,11 +70,18 @@ def results(*arguments):
 
 
 def table(path="RESULTS.md"):
-    """The cells of each row by the names of their columns."""
-    lines = [line for line in Path(path).read_text().splitlines() if line.startswith("| ")]
-    header, _, *rows = [line.replace(r"\|", "\0")[2:-2].split(" | ") for line in lines]
-    assert all(len(row) == len(header) for row in rows)
-    return [{name: cell.replace("\0", "|") for name, cell in zip(header, row, strict=True)} for row in rows]
+    """What the entry of each row says, by name; the tables of the data sets hold the same."""
+    page = Path(path).read_text(encoding="utf-8")
+    tables, _, entries = page.partition("## Entries")
+    found = []
+    for number, entry in enumerate(entries.split("### Entry ")[1:], start=1):
+        lines = [line.replace(r"\|", "\0")[2:-2].split(" | ") for line in entry.splitlines() if line.startswith("| ")]
+        cells = {name: cell.replace("\0", "|") for name, cell in lines[2:]}
+        (row,) = [line for line in tables.splitlines() if line.endswith(f"[{number}](#entry-{number}) |")]
+        in_table = row.replace(r"\|", "\0")[2:-2].replace("\0", "|").split(" | ")[:-1]
+        assert in_table == [cells[name] for name in ("network", "test accuracy, %", "hidden spikes", "seconds", "runs")]
+        found.append(cells)
+    return found
 
 
 class TestRows:
