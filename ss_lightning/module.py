@@ -169,13 +169,15 @@ class SpikingClassifier(L.LightningModule):
         return classify_recordings(self.network, form, *several, time_unit)
 
     def on_fit_start(self) -> None:
-        """Remember the format of the recordings, for :meth:`predict`.
+        """Remember the format of the recordings, for :meth:`predict`, and scale the weights to a stated rate.
 
         Raises:
-            UsageError: this training cannot run as a CUDA graph.
+            UsageError: this training cannot run as a CUDA graph, or a layer cannot reach the rate.
         """
         if self.cuda_graph:
             self._graphed = self._make_graphed()
+        if isinstance(self.start_rate, float) and not self.trainer.ckpt_path:
+            self._scale_to(self.start_rate)
         data = self.trainer.datamodule  # type: ignore[attr-defined]
         if isinstance(data, EventDataModule):
             self.recording_format = RecordingFormat.of(data)
@@ -227,37 +229,45 @@ class SpikingClassifier(L.LightningModule):
             )
 
     def on_train_batch_start(self, batch: Batch, batch_index: int) -> None:
-        """Scale the weights on the first batch, and narrow the bumps of learned delays.
+        """Look for silent layers on the first batch, and narrow the bumps of learned delays.
 
         The bumps are single steps for the last quarter of the updates.
-
-        Raises:
-            UsageError: a layer cannot reach the rate that it shall start with.
         """
-        if self.global_step == batch_index == self.current_epoch == 0 and not self.trainer.ckpt_path:
-            self._scale_start(batch[0])
+        begins = self.global_step == batch_index == self.current_epoch == 0 and not self.trainer.ckpt_path
+        # Normalised currents are neither silent nor saturated.
+        if begins and self.start_rate in ("auto", None) and not self.network.batch_norm:
+            self._wake_silent_layers(batch[0])
         narrow_delays(self.network, self.global_step / (0.75 * self.trainer.estimated_stepping_batches))
 
-    def _scale_start(self, spikes: Spikes) -> None:
-        """Bring the hidden layers to the rate that they shall start with, or the silent ones to life."""
-        if self.network.batch_norm and self.start_rate in ("auto", None):
-            return  # normalised currents are neither silent nor saturated
-        found: list[Woken] = []
-        if self.start_rate in ("auto", None):
-            found = wake_silent_layers(self.network, spikes)
-            factors = [layer.factor for layer in found]
-        else:
-            try:
-                factors = calibrate_weights(self.network, spikes, cast(float, self.start_rate))
-            except ValueError as error:
-                raise UsageError(f"start_rate: {error}") from error
-        # Every device has seen another batch; all take what the first one found.
-        scale_weights(self.network, [1 / factor for factor in factors])
-        if self.start_rate is not None:
-            scale_weights(self.network, self.trainer.strategy.broadcast(factors))
+    def _scale_to(self, rate: float) -> None:
+        """Bring the hidden layers to the rate that they shall start with.
+
+        Before anything is written, for a rate may be out of reach.
+
+        Raises:
+            UsageError: a layer cannot reach it.
+        """
+        self.trainer.fit_loop.setup_data()
+        batch = next(iter(cast(Iterable[Batch], self.trainer.train_dataloader)))
+        spikes, _ = self.trainer.strategy.batch_to_device(batch, self.device)
+        try:
+            self._scale_all(calibrate_weights(self.network, spikes, rate))
+        except ValueError as error:
+            raise UsageError(f"start_rate: {error}") from error
+
+    def _wake_silent_layers(self, spikes: Spikes) -> None:
+        """Bring the silent hidden layers to life, if that is wanted, and name them."""
+        found = wake_silent_layers(self.network, spikes)
+        self._scale_all([layer.factor for layer in found])
         for depth, layer in enumerate(found):
             if layer.silent:
                 self._tell_of_silence(depth, layer)
+
+    def _scale_all(self, factors: list[float]) -> None:
+        """Every device has seen another batch, and its weights are scaled; all take what the first one found."""
+        scale_weights(self.network, [1 / factor for factor in factors])
+        if self.start_rate is not None:
+            scale_weights(self.network, self.trainer.strategy.broadcast(factors))
 
     def _tell_of_silence(self, depth: int, layer: Woken) -> None:
         name = f"hidden layer {depth} starts silent: {layer.rate:.1%} of its neurons fired on the first batch"

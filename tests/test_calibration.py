@@ -139,7 +139,7 @@ def fit(caplog, batches=1, **options):
         max_epochs=1, limit_train_batches=batches, logger=False, enable_checkpointing=False, accelerator="cpu",
         enable_progress_bar=False, enable_model_summary=False,
     )  # fmt: skip
-    with warnings.catch_warnings(record=True) as caught, caplog.at_level("INFO"):
+    with warnings.catch_warnings(record=True) as caught, caplog.at_level("INFO", "lightning.pytorch"):
         warnings.simplefilter("always")
         trainer.fit(model, data)
     said = [str(warning.message) for warning in caught] + [record.getMessage() for record in caplog.records]

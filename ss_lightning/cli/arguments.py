@@ -21,6 +21,10 @@ _HELP = ("--help", "-h")
 _TOP_KEYS = ("checkpoint", "ckpt_path", "data", "lr_scheduler", "model", "optimizer", "pictures", "trainer")
 
 
+# Options whose value is a class, of which a config may hold the arguments.
+_CLASSES = ("--data", "--lr_scheduler", "--model", "--optimizer")
+
+
 class Option(NamedTuple):
     """An option, its value (None if it has none) and the words behind it that belong to no option."""
 
@@ -89,7 +93,11 @@ def _about_strays(option: str, value: str | None, strays: Sequence[str]) -> str:
 
 
 def configs_first(arguments: Sequence[str]) -> list[str]:
-    """The same command line with its configs in front, so that whatever else was typed goes over them."""
+    """The same command line with its configs in front, so that whatever else was typed goes over them.
+
+    A class that was typed before them stands in front as well: a config may hold arguments of it alone.
+    """
+    classes: list[str] = []
     configs: list[str] = []
     others: list[str] = []
     words = iter(arguments[1:])
@@ -97,12 +105,16 @@ def configs_first(arguments: Sequence[str]) -> list[str]:
         name, equals, value = word.partition("=")
         if name not in _CONFIG:
             others.append(word)
+            if name in _CLASSES and not configs:
+                taken = [] if equals else [next(words, "")]
+                others += taken
+                classes += [word, *taken]
             continue
         following = value if equals else next(words, "")
         if not following or following.startswith("--"):
             raise UsageError("--config: name a file, such as --config configs/yinyang.yaml")
         configs += ["--config", following]
-    return [*arguments[:1], *configs, *others]
+    return [*arguments[:1], *classes, *configs, *others]
 
 
 def check_config_files(arguments: Sequence[str]) -> None:

@@ -63,7 +63,7 @@ def results(path):
 def quick(monkeypatch):
     """Trials that train nothing: their accuracy follows from their arguments."""
 
-    def run_command(arguments, folder, callbacks):
+    def run_command(arguments, folder, callbacks, typed=()):
         if "--model.init_args.hidden=[0]" in arguments:
             raise UsageError("hidden must not be 0")
         skill = zlib.crc32(repr([word for word in arguments if "init_args" in word]).encode()) / 2**32

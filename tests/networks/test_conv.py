@@ -99,6 +99,7 @@ class TestConvShapes:
     def net(self, sizes, **changes):
         torch.manual_seed(0)
         options = {"input_shape": (2, 11, 8), "num_classes": 3, "step_ms": 1, "channels": [3, 2, 4], "hidden": [6]}
+        options |= {"input_gain": 1.0, "hidden_gain": 1.0}
         net = ConvNet(**(options | {"tau_hidden_ms": [3.0, 30.0], "estimator": "masked"} | sizes | changes)).double()
         with torch.no_grad():
             for layer in (*net.convolutions, *net.synapses):
