@@ -355,6 +355,6 @@ class TestMistakes:
             delayed_linear(spikes, weight, delay, width=1, max_delay=2, backend="numba")
 
     def test_units_beyond_the_layer_are_refused(self):
-        events = EventBatch(torch.tensor([3], dtype=torch.int32), torch.tensor([0, 1], dtype=torch.int32), 1, 3)
+        events = EventBatch.trusted(torch.tensor([3], dtype=torch.int32), torch.tensor([0, 1], dtype=torch.int32), 1, 3)
         with pytest.raises(ValueError, match="units 3 to 3"):
             delayed_linear(events, torch.zeros(4, 3), torch.zeros(3), width=1, max_delay=2)
