@@ -63,25 +63,34 @@ def calibrate_weights(network: SpikingNetwork, spikes: Spikes, rate: float) -> l
     return factors
 
 
+@torch.no_grad()
+def silent_layers(network: SpikingNetwork, spikes: Spikes) -> dict[int, float]:
+    """The hidden layers that are silent, and the share of their pairs of neuron and sample with a spike.
+
+    Args:
+        network: is not changed.
+        spikes: a batch of input, as for the network.
+    """
+    with evaluating(network):
+        activity = network(spikes).activity
+    rates = enumerate(_firing_rate(layer.spike_count) for layer in activity)
+    return {depth: rate for depth, rate in rates if rate < SILENT_RATE}
+
+
 class Woken(NamedTuple):
-    """What was found and done in one hidden layer.
+    """What was found and done in one hidden layer that was silent.
 
     Attributes:
         rate: share of its pairs of neuron and sample with a spike, as it was found.
-        factor: what its weights were multiplied by; 1 for a layer that was left alone.
+        factor: what its weights were multiplied by; 1 for a layer that larger weights do not wake.
     """
 
     rate: float
     factor: float
 
-    @property
-    def silent(self) -> bool:
-        """Whether it was found silent."""
-        return self.rate < SILENT_RATE
-
 
 @torch.no_grad()
-def wake_silent_layers(network: SpikingNetwork, spikes: Spikes) -> list[Woken]:
+def wake_silent_layers(network: SpikingNetwork, spikes: Spikes) -> dict[int, Woken]:
     """Raise the weights of the hidden layers that are silent, from the input upwards, until a fifth of them fires.
 
     A layer is silent if less than a hundredth of its pairs of neuron and sample has a spike. Others are left alone, and
@@ -92,17 +101,16 @@ def wake_silent_layers(network: SpikingNetwork, spikes: Spikes) -> list[Woken]:
         spikes: a batch of input, as for the network.
 
     Returns:
-        One entry for each hidden layer.
+        What was done, by the depth of the layer; nothing for a layer that was not silent when its turn came.
     """
-    found = []
+    woken: dict[int, Woken] = {}
     with evaluating(network):
         for depth, layer in enumerate(network.hidden_synapses):
-            rate = _firing_rate(network, spikes, depth)
-            factor = None
-            if rate < SILENT_RATE:
+            rate = silent_layers(network, spikes).get(depth)
+            if rate is not None:
                 factor, _ = _calibrate_layer(network, spikes, depth, layer, WAKING_RATE, 1.0, _WAKING_TOLERANCE)
-            found.append(Woken(rate, factor or 1.0))
-    return found
+                woken[depth] = Woken(rate, factor or 1.0)
+    return woken
 
 
 def scale_weights(network: SpikingNetwork, factors: list[float]) -> None:
@@ -113,7 +121,8 @@ def scale_weights(network: SpikingNetwork, factors: list[float]) -> None:
         factors: one for each hidden layer, from the input upwards.
     """
     for layer, factor in zip(network.hidden_synapses, factors, strict=True):
-        _scale(layer, factor)
+        if factor != 1:  # to take weights apart and put them together again rounds them
+            _scale(layer, factor)
 
 
 @torch.no_grad()
@@ -124,12 +133,10 @@ def _scale(layer: nn.Module, factor: float) -> None:
         cast(nn.Linear, layer).weight.mul_(factor)
 
 
-def _firing_rate(network: SpikingNetwork, spikes: Spikes, depth: int) -> float:
-    """Share of the pairs of neuron and sample of a hidden layer that have a spike; 1 without samples."""
-    count = network(spikes).activity[depth].spike_count
-    if not count.numel():
-        return 1.0
-    return torch.count_nonzero(count).item() / count.numel()
+def _firing_rate(spike_count: Tensor) -> float:
+    """Share of the pairs of neuron and sample ``[B, N]`` that have a spike; 1 without samples."""
+    pairs = spike_count.numel()
+    return torch.count_nonzero(spike_count).item() / pairs if pairs else 1.0
 
 
 def _calibrate_layer(
@@ -151,7 +158,7 @@ def _calibrate_layer(
         nonlocal scale
         _scale(layer, factor / scale)
         scale = factor
-        return _firing_rate(network, spikes, depth)
+        return _firing_rate(network(spikes).activity[depth].spike_count)
 
     most = fired(_LARGEST)
     if most < rate:

@@ -14,7 +14,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from ss_lightning.calibration import WAKING_RATE, Woken, calibrate_weights, scale_weights, wake_silent_layers
+from ss_lightning.calibration import WAKING_RATE, calibrate_weights, scale_weights, silent_layers, wake_silent_layers
 from ss_lightning.data.datamodule import EventDataModule
 from ss_lightning.data.recordings import RecordingFormat
 from ss_lightning.delayed_linear import DelayedLinear, narrow_delays
@@ -236,7 +236,7 @@ class SpikingClassifier(L.LightningModule):
         begins = self.global_step == batch_index == self.current_epoch == 0 and not self.trainer.ckpt_path
         # Normalised currents are neither silent nor saturated.
         if begins and self.start_rate in ("auto", None) and not self.network.batch_norm:
-            self._wake_silent_layers(batch[0])
+            self._look_for_silent_layers(batch[0])
         narrow_delays(self.network, self.global_step / (0.75 * self.trainer.estimated_stepping_batches))
 
     def _scale_to(self, rate: float) -> None:
@@ -255,37 +255,34 @@ class SpikingClassifier(L.LightningModule):
         except ValueError as error:
             raise UsageError(f"start_rate: {error}") from error
 
-    def _wake_silent_layers(self, spikes: Spikes) -> None:
-        """Bring the silent hidden layers to life, if that is wanted, and name them."""
-        found = wake_silent_layers(self.network, spikes)
-        self._scale_all([layer.factor for layer in found])
-        for depth, layer in enumerate(found):
-            if layer.silent:
-                self._tell_of_silence(depth, layer)
+    def _look_for_silent_layers(self, spikes: Spikes) -> None:
+        """Bring the silent hidden layers to life, if that is wanted, and name them in any case."""
+        if self.start_rate is None:
+            for depth, rate in silent_layers(self.network, spikes).items():
+                rank_zero_warn(
+                    f"{_starts_silent(depth, rate)}. {_WHY_IT_MATTERS} Set model.start_rate to auto or to a rate such "
+                    f"as {WAKING_RATE}, or raise model.{_gain(depth)}."
+                )
+            return
+        woken = wake_silent_layers(self.network, spikes)
+        depths = range(len(self.network.hidden_synapses))
+        self._scale_all([woken[depth].factor if depth in woken else 1.0 for depth in depths])
+        for depth, layer in woken.items():
+            name = _starts_silent(depth, layer.rate)
+            if layer.factor == 1:
+                rank_zero_warn(
+                    f"{name}, and larger weights do not wake it. Check that its input has spikes within the time grid."
+                )
+            else:
+                rank_zero_info(
+                    f"{name}. Its weights were multiplied by {layer.factor:.3g}, so that about {WAKING_RATE:.0%} fire "
+                    f"(model.start_rate: auto). A larger model.{_gain(depth)} starts it with such weights."
+                )
 
     def _scale_all(self, factors: list[float]) -> None:
-        """Every device has seen another batch, and its weights are scaled; all take what the first one found."""
-        scale_weights(self.network, [1 / factor for factor in factors])
-        if self.start_rate is not None:
-            scale_weights(self.network, self.trainer.strategy.broadcast(factors))
-
-    def _tell_of_silence(self, depth: int, layer: Woken) -> None:
-        name = f"hidden layer {depth} starts silent: {layer.rate:.1%} of its neurons fired on the first batch"
-        gain = "input_gain" if depth == 0 else "hidden_gain"
-        if self.start_rate is None:
-            rank_zero_warn(
-                f"{name}. A silent layer passes nothing on and learns next to nothing. Set model.start_rate to auto or "
-                f"to a rate such as {WAKING_RATE}, or raise model.{gain}."
-            )
-        elif layer.factor == 1:
-            rank_zero_warn(
-                f"{name}, and larger weights do not wake it. Check that its input has spikes within the time grid."
-            )
-        else:
-            rank_zero_info(
-                f"{name}. Its weights were multiplied by {layer.factor:.3g}, so that about {WAKING_RATE:.0%} fire "
-                f"(model.start_rate: auto). A larger model.{gain} starts it with such weights."
-            )
+        """Every device has seen another batch and scaled its weights; all take the factors of the first one."""
+        chosen = self.trainer.strategy.broadcast(factors)
+        scale_weights(self.network, [ours / own for ours, own in zip(chosen, factors, strict=True)])
 
     def optimizer_step(self, *args: Any, **options: Any) -> None:
         """Update the weights.
@@ -404,9 +401,8 @@ class SpikingClassifier(L.LightningModule):
                 self._told_dead.add(depth)
                 rank_zero_warn(
                     f"hidden layer {depth} is silent after epoch {self.current_epoch + 1}: {share:.0%} of its neurons "
-                    "fired for no validation sample. A silent layer passes nothing on and learns next to nothing. "
-                    f"Begin again with model.start_rate {WAKING_RATE}, a larger "
-                    f"model.{'input_gain' if depth == 0 else 'hidden_gain'} or a lower learning rate."
+                    f"fired for no validation sample. {_WHY_IT_MATTERS} Begin again with model.start_rate "
+                    f"{WAKING_RATE}, a larger model.{_gain(depth)} or a lower learning rate."
                 )
 
     def on_test_epoch_end(self) -> None:
@@ -439,6 +435,18 @@ class SpikingClassifier(L.LightningModule):
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Adam with a learning rate of 1e-3; the command line replaces it by what the config says."""
         return torch.optim.Adam(self.parameters(), lr=1e-3)
+
+
+def _starts_silent(depth: int, rate: float) -> str:
+    return f"hidden layer {depth} starts silent: {rate:.1%} of its neurons fired on the first batch"
+
+
+_WHY_IT_MATTERS = "A silent layer passes nothing on and learns next to nothing."
+
+
+def _gain(depth: int) -> str:
+    """The argument that says how large the weights of a hidden layer start."""
+    return "input_gain" if depth == 0 else "hidden_gain"
 
 
 def _is_number(value: object) -> bool:

@@ -81,7 +81,7 @@ def classify_recordings(
 
 def _predictions(network: SpikingNetwork, output: NetworkOutput, names: Sequence[str]) -> list[Prediction]:
     probabilities, decision_ms = class_probabilities(network, output)
-    hidden = torch.stack([layer.spike_count.sum(1) for layer in output.activity]).sum(0)
+    hidden = sum((layer.spike_count.sum(1) for layer in output.activity), torch.zeros_like(decision_ms))
     found = []
     for row, decided, count in zip(probabilities.tolist(), decision_ms.tolist(), hidden.tolist(), strict=True):
         label = int(np.argmax(row))

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from ss_lightning import MLP, ConvNet, EventBatch, MLPClassifier
-from ss_lightning.calibration import calibrate_weights, scale_weights, wake_silent_layers
+from ss_lightning.calibration import calibrate_weights, scale_weights, silent_layers, wake_silent_layers
 from ss_lightning.cli.commands import main
 from ss_lightning.data import YinYangData
 
@@ -116,27 +116,28 @@ def test_silent_layers_are_woken_and_others_left_alone(options):
     if options.get("skip"):
         network.synapses[1].weight.data.fill_(-1.0)  # for the first layer reaches the third as well
     before = [layer.weight.detach().clone() for layer in network.synapses]
-    alive, *woken = wake_silent_layers(network, spikes)
-    assert not alive.silent
-    assert alive.factor == 1
-    if options.get("skip"):
-        assert woken[0].silent
-        assert woken[0].factor == 1  # inhibited whatever the scale
-    else:
-        assert all(layer.silent and layer.factor > 1 for layer in woken)
-        assert rates(network, spikes)[1:] == pytest.approx([0.2, 0.2], abs=0.06)
-    torch.testing.assert_close(network.synapses[0].weight, before[0])
-    torch.testing.assert_close(network.synapses[3].weight, before[3])
+    # A layer of its own kind reaches the third past the second, which is inhibited whatever its scale.
+    assert set(silent_layers(network, spikes)) == {1, 2}
+    woken = wake_silent_layers(network, spikes)
+    assert set(woken) == {1, 2}
+    assert woken[2].factor > 1
+    assert (woken[1].factor == 1) == bool(options.get("skip"))
+    assert rates(network, spikes)[2] == pytest.approx(0.2, abs=0.06)
+    if not options.get("skip"):
+        assert rates(network, spikes)[1] == pytest.approx(0.2, abs=0.06)
+    for depth in (0, 3):
+        assert torch.equal(network.synapses[depth].weight, before[depth])
 
 
-def fit(caplog, batches=1, **options):
+def fit(caplog, batches=1, model=MLPClassifier, **options):
     """Warnings and messages of a short training of a network."""
     caplog.clear()
     torch.manual_seed(0)
     data = YinYangData(num_steps=30, num_train=200, num_val=40, num_test=1)
-    model = MLPClassifier(input_shape=data.input_shape, num_classes=3, step_ms=1.0, **options)
+    model = model(input_shape=data.input_shape, num_classes=3, step_ms=1.0, **options)
     trainer = L.Trainer(
-        max_epochs=1, limit_train_batches=batches, logger=False, enable_checkpointing=False, accelerator="cpu",
+        max_epochs=1,
+        limit_train_batches=batches, logger=False, enable_checkpointing=False, accelerator="cpu",
         enable_progress_bar=False, enable_model_summary=False,
     )  # fmt: skip
     with warnings.catch_warnings(record=True) as caught, caplog.at_level("INFO", "lightning.pytorch"):
@@ -154,6 +155,22 @@ def test_a_training_wakes_what_is_silent_and_says_so(caplog):
     assert "model.hidden_gain" in said[1]
     _, said = fit(caplog, hidden=[60, 60], input_gain=4.0)
     assert said == []
+
+
+@pytest.mark.parametrize("start_rate", ["auto", None])
+def test_what_is_not_scaled_keeps_every_bit(caplog, start_rate):
+    """The recipes of the paper may start silent, and those with weight normalisation start as they are drawn."""
+    gains = {"input_gain": 4.0, "hidden_gain": 4.0 if start_rate else 1e-2}
+    kept = {}
+
+    class Kept(MLPClassifier):
+        def on_train_batch_start(self, batch, batch_index):
+            kept["before"] = {name: value.clone() for name, value in self.network.state_dict().items()}
+            super().on_train_batch_start(batch, batch_index)
+            kept["after"] = {name: value.clone() for name, value in self.network.state_dict().items()}
+
+    fit(caplog, model=Kept, hidden=[60, 60], weight_norm=True, start_rate=start_rate, **gains)
+    assert all(torch.equal(kept["before"][name], value) for name, value in kept["after"].items())
 
 
 def test_a_training_that_may_not_wake_names_the_silent_layers(caplog):

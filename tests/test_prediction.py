@@ -12,6 +12,8 @@ import ss_lightning
 from ss_lightning import DataError, MLPClassifier, UsageError
 from ss_lightning.cli.commands import main
 from ss_lightning.data import EventData, RecordingFormat, Subset
+from ss_lightning.networks import NetworkOutput, SpikingNetwork
+from ss_lightning.prediction import classify_recordings
 
 NAMES = ("left", "right", "none")
 
@@ -179,3 +181,19 @@ def test_a_run_of_the_command_line(tmp_path, monkeypatch, shd, recordings):
     assert {one.name for one in found} <= set(model.recording_format.class_names)
     assert model.recording_format.num_units == 700
     assert model.network.num_inputs == 700 // model.recording_format.units_per_input
+
+
+def test_a_network_without_hidden_layers(recordings):
+    class Linear(SpikingNetwork):
+        layer_sizes, hidden_synapses = [], []
+
+        def __init__(self):
+            super().__init__(input_shape=[7], num_classes=3, step_ms=2.0)
+            self.synapse = torch.nn.Linear(7, 3)
+            self.readout = self.make_readout()
+
+        def forward(self, spikes):
+            return NetworkOutput(self.readout(self.synapse(spikes.to_dense())), [])
+
+    found = classify_recordings(Linear(), RecordingFormat.of(data(recordings)), [[0.01], []], [[3], []])
+    assert [one.hidden_spikes for one in found] == [0, 0]

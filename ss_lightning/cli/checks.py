@@ -90,7 +90,8 @@ def _try(key: str, part: Any, make: Callable[..., Any]) -> Any:
 
 
 def _made(cls: type, given: Mapping[str, Any], make: Callable[..., Any]) -> tuple[Any, Exception | None]:
-    with warnings.catch_warnings(action="ignore"):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
         try:
             return make(cls, **given), None
         except (ValueError, ArithmeticError) as error:

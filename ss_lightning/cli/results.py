@@ -318,9 +318,9 @@ def command_of_all(command: str) -> str:
 
 
 def _folder_name(path: str) -> str:
-    """A folder of data without the place where it lies on one machine."""
+    """A folder of data without the place where it lies on one machine, also of one that is written so already."""
     name = Path(path).name
-    return "DIR" if name in ("", "data") else f"DIR/{name}"
+    return "DIR" if name in ("", "data", "DIR") else f"DIR/{name}"
 
 
 def row_cells(row: Row) -> dict[str, str]:

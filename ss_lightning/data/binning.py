@@ -12,7 +12,7 @@ so an event exactly on a grid line belongs to the step that begins there. Neighb
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -24,7 +24,7 @@ Binning = Literal["binary", "count"]
 _MOST_NOTED = 2**21
 
 
-def bin_events_reference(
+def bin_events_by_sorting(
     times: np.ndarray,
     units: np.ndarray,
     offsets: np.ndarray,
@@ -58,20 +58,6 @@ def bin_events_reference(
         of an :class:`~ss_lightning.events.EventBatch`. The order of units inside one step is not defined: this
         function gives them in rising order, the fast one as they come.
     """
-    return _bin_by_sorting(times, units, offsets, samples, num_steps, step_length, num_units, binning, units_per_input)
-
-
-def _bin_by_sorting(
-    times: np.ndarray,
-    units: np.ndarray,
-    offsets: np.ndarray,
-    samples: np.ndarray,
-    num_steps: int,
-    step_length: float,
-    num_units: int,
-    binning: Binning,
-    units_per_input: int,
-) -> tuple[np.ndarray, np.ndarray]:
     begin = offsets[samples]
     counts = offsets[samples + 1] - begin
     sample = np.repeat(np.arange(samples.size), counts)
@@ -89,6 +75,10 @@ def _bin_by_sorting(
     rows = np.zeros(samples.size * num_steps + 1, np.int32)
     rows[1:] = np.bincount(row, minlength=samples.size * num_steps).cumsum()
     return unit.astype(np.int32), rows
+
+
+# The readable form, against which the compiled one is held.
+bin_events_reference = bin_events_by_sorting
 
 
 @compiled_when_called
@@ -213,8 +203,9 @@ def bin_events(
     order of the events. Very many units are sorted as there, at a cost that does not depend on their number.
     """
     if num_units > _MOST_NOTED:
-        return _bin_by_sorting(
-            times, units, offsets, samples, num_steps, step_length, num_units, binning, units_per_input
+        grid: dict[str, Any] = {"num_steps": num_steps, "step_length": step_length, "binning": binning}
+        return bin_events_by_sorting(
+            times, units, offsets, samples, num_units=num_units, units_per_input=units_per_input, **grid
         )
     loop = _bin_events_loop if in_order else _bin_unordered_loop
     group = (np.arange(num_units) // units_per_input).astype(np.int32)
