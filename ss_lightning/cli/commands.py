@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import import_module
+from pathlib import Path
 
 from ss_lightning._version import __version__
 from ss_lightning.cli.help_pages import first_page
@@ -120,7 +121,9 @@ def _run(arguments: list[str]) -> int:
             return 0
         # Lightning's commands share one parser, which needs the word; the others have one of their own.
         words = arguments if command.module == LIGHTNING_CLI else arguments[1:]
-        return import_module(command.module).main(words)
+        run = import_module(command.module).main
+        warnings.formatwarning = _format_warning  # Lightning has set one of its own by now
+        return run(words)
     except UsageError as error:
         return _print_error(error, 2)
     except DataError as error:
@@ -138,6 +141,15 @@ def _run(arguments: list[str]) -> int:
         if known is None:
             raise
         return _print_error(*known)
+
+
+def _format_warning(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+) -> str:
+    """A warning as it is printed. One of this package is a note: the line of code that it comes from mends nothing."""
+    if Path(filename).is_relative_to(Path(__file__).parents[1]):
+        return f"note  {message}\n"
+    return f"{filename}:{lineno}: {category.__name__}: {message}\n"
 
 
 # What other programs call these.

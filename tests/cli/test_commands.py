@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
@@ -438,3 +439,12 @@ def test_parquet(folder, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     assert run("predict", "--config", YINYANG, *SMALL, "--format=parquet") == 2
     assert "pip install pyarrow" in capsys.readouterr().err
+
+
+def test_warnings_of_this_package_are_notes(monkeypatch, capsys):
+    monkeypatch.setattr(warnings, "formatwarning", warnings.formatwarning)
+    assert main(["configs"]) == 0
+    assert warnings.formatwarning("a word", UserWarning, checkpoints.__file__, 3) == "note  a word\n"
+    assert (
+        warnings.formatwarning("a word", UserWarning, "/else/where.py", 3) == "/else/where.py:3: UserWarning: a word\n"
+    )
