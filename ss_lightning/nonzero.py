@@ -1,8 +1,8 @@
 """Where a dense tensor of spikes is not zero: one pass over its memory, by all of torch's threads.
 
 Spikes are rare, so most of the time goes into reading zeros. They are read eight bytes at a time, whatever the dtype,
-and eight elements that are all zero cost one comparison. :func:`find_events` is the fast form; :func:`find_events_by_torch`
-says the same in tensor operations and works on every device.
+and eight elements that are all zero cost one comparison. :func:`find_events` is the fast form;
+:func:`find_events_by_torch` says the same in tensor operations and works on every device.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ def _seems_dense(spikes: Tensor, density: float) -> bool:
     """Whether a few rows of many steps and samples say that a whole pass would be in vain."""
     if spikes.numel() < _FEW:
         return False
-    steps, batch, units = spikes.shape
+    steps, batch, _ = spikes.shape
     row = torch.linspace(0, steps * batch - 1, _SAMPLED_ROWS).long()
     sample = spikes.detach()[row // batch, row % batch]
     return int(torch.count_nonzero(sample)) > 2 * density * sample.numel()

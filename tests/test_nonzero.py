@@ -150,4 +150,5 @@ def test_a_sparse_tensor_and_its_events_pass_a_network_alike(options):
 def test_a_tensor_that_needs_a_gradient_gets_it():
     spikes = spikes_of((12, 6, 35), torch.float64, 0.1).requires_grad_()
     network()(spikes).readout.square().sum().backward()
-    assert spikes.grad is not None and spikes.grad.abs().sum() > 0
+    assert spikes.grad is not None
+    assert spikes.grad.abs().sum() > 0

@@ -7,8 +7,9 @@ gathered.
 
 A tensor of spikes on a processor is searched for events first, see :func:`as_events`.
 
-The rule for events on a GPU is :func:`choose_synapse`. Its constants stand in ``crossover.json`` beside this file. Each says whether it was
-measured; ``python -m ss_lightning.benchmark.gpu --record`` measures those of a card and writes them there.
+The rule for events on a GPU is :func:`choose_synapse`. Its constants stand in ``crossover.json`` beside this file. Each
+says whether it was measured; ``python -m ss_lightning.benchmark.gpu --record`` measures those of a card and writes them
+there.
 """
 
 from __future__ import annotations

@@ -46,8 +46,8 @@ from ss_lightning.functional.kernels.common import (
 )
 from ss_lightning.functional.kernels.loops_numba import aligned_vector, copy_row, fill_row, latest_time
 from ss_lightning.functional.kernels.rows_numba import add_rows
-from ss_lightning.threads import map_slices, num_slices
 from ss_lightning.surrogate import Surrogate
+from ss_lightning.threads import map_slices, num_slices
 
 _RAMP, _SURVIVAL, _MASKED = (ESTIMATOR_CODES[name] for name in ("ramp", "survival", "masked"))
 
