@@ -192,7 +192,8 @@ def sweep(words, parameters):
 def from_the_environment(key, value, monkeypatch):
     monkeypatch.setenv("JSONARGPARSE_DEFAULT_ENV", "true")
     monkeypatch.setenv(f"PL_FIT__{key.upper().replace('.', '__')}", json.dumps(value))
-    return ["fit", "--config", write("base.yaml", BASE)]
+    # A config goes over the environment: its own value would take the place of this one.
+    return ["fit", "--config", write("base.yaml", {name: part for name, part in BASE.items() if name != key})]
 
 
 def from_the_environment_as_a_file(key, value, monkeypatch):
