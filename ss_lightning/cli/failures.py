@@ -7,7 +7,6 @@ import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from pkgutil import resolve_name
 from types import FrameType
 from typing import Any
 
@@ -16,6 +15,8 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import OutOfMemoryError
 from torch.distributed import DistError
 from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
+
+from ss_lightning.cli.imports import loaded
 
 # Set, it makes the command line print where an error was raised, before the message.
 TRACEBACK_VARIABLE = "SS_LIGHTNING_TRACEBACK"
@@ -99,7 +100,7 @@ def _named_parts(value: Any, key: str, owner: type | None) -> Iterator[_Part]:
     if isinstance(value, Namespace | Mapping):
         content = vars(value) if isinstance(value, Namespace) else value
         path = content.get("class_path")
-        kind = _resolved(path) if isinstance(path, str) else None
+        kind = loaded(path) if isinstance(path, str) else None
         inner: list[_Part] = []
         for name, part in content.items():
             below = key if name == "init_args" else f"{key}.{name}".strip(".")
@@ -114,14 +115,6 @@ def _named_parts(value: Any, key: str, owner: type | None) -> Iterator[_Part]:
     elif inspect.isroutine(value) and value is not _parameter(owner, key).default:
         name = f"{getattr(value, '__module__', None) or 'torch'}.{getattr(value, '__name__', value)}"
         yield _Part(key, name, value, _expected(_parameter(owner, key)))
-
-
-def _resolved(path: str) -> Any:
-    """What an import path stands for; None for a text that only looks like one."""
-    try:
-        return resolve_name(path)
-    except (ImportError, AttributeError, ValueError):
-        return None
 
 
 def _parameter(owner: type | None, key: str) -> inspect.Parameter:

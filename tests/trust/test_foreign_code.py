@@ -336,6 +336,13 @@ def test_explaining_a_mistake_imports_nothing(key, capsys):
     assert not Path("imported").exists()
 
 
+def test_explaining_an_argument_that_does_not_fit_imports_nothing(monkeypatch, capsys):
+    hooked = {**spec("ss_lightning.MLPClassifier"), "dict_kwargs": {"hook": spec("foreign_folder.inner.Cb")}}
+    assert main(from_the_environment("model", hooked, monkeypatch)) == 2
+    assert not Path("imported").exists()
+    assert "unexpected keyword argument 'hook'" in capsys.readouterr().err
+
+
 def test_the_parsers_of_others_are_as_before():
     from jsonargparse import ArgumentParser, get_loader
 
