@@ -1,7 +1,7 @@
 """Data sets as events: one LightningDataModule per data set, built on one flat store."""
 
+from ss_lightning.binning import bin_events, bin_events_reference
 from ss_lightning.data.augment import EventAugmentation, ImageAugmentation
-from ss_lightning.data.binning import bin_events, bin_events_reference
 from ss_lightning.data.cifar10 import CIFAR10Data
 from ss_lightning.data.custom import EventData
 from ss_lightning.data.datamodule import EventDataModule
