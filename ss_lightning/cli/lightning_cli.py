@@ -65,7 +65,7 @@ from ss_lightning.runs.folders import (
     reserve_run,
 )
 from ss_lightning.runs.history import plain_numbers
-from ss_lightning.runs.pictures import Pictures
+from ss_lightning.runs.pictures import ConfusionPicture, Pictures
 from ss_lightning.runs.predictions import PredictionWriter
 from ss_lightning.runs.progress import EpochBar, EpochLines, NetworkTable
 from ss_lightning.runs.reading import read_json
@@ -364,6 +364,8 @@ class SpikingCLI(LightningCLI):
             config["logger"] = self._loggers(config["logger"])
             callbacks += self._record(), *self.extra_callbacks
             callbacks += self._fit_callbacks() if self.subcommand == "fit" else []
+            if self.subcommand in ("test", "validate") and self._get(self.config_init, "pictures").every_n_epochs:
+                callbacks.append(ConfusionPicture(self.run_folder))
         if config["enable_progress_bar"] is not False and not any(isinstance(c, ProgressBar) for c in callbacks):
             # Bars that redraw themselves make no sense in a file.
             callbacks.append(EpochBar() if is_interactive() else EpochLines())

@@ -17,7 +17,7 @@ from ss_lightning.runs.record import RunRecord, git_commit
 
 PICTURES = {
     "input_raster", "hidden_raster", "readout", "first_spike_times", "time_constants", "dead_neurons",
-    "accuracy_and_spikes",
+    "accuracy_and_spikes", "learning_curve", "confusion_matrix",
 }  # fmt: skip
 
 
