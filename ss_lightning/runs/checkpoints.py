@@ -374,13 +374,14 @@ def _lines(keys: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> bytes:
 
 def _append(path: Path, keys: Sequence[str], rows: Sequence[Mapping[str, Any]], begin: int | None) -> None:
     """Add rows at the end, or from ``begin`` on; where only a part of them can be written, the file is as before."""
-    with path.open("rb+") as file:
+    with path.open("rb+", buffering=0) as file:  # a buffer would try once more what could not be written
         begin = file.seek(0, os.SEEK_END) if begin is None else file.seek(begin)
         old = file.read()
         file.seek(begin)
         try:
-            file.write(_lines(keys, rows))
-            file.flush()
+            left = memoryview(_lines(keys, rows))
+            while left:
+                left = left[file.write(left) :]
         except OSError:
             file.seek(begin)
             file.write(old)

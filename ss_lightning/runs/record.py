@@ -64,7 +64,7 @@ class RunRecord(EpochHistory):
     ) -> None:
         super().__init__()
         self.folder = folder
-        self.checkpoint = checkpoint
+        self.checkpoint = None if checkpoint is None else Path(checkpoint).as_posix()  # may be read elsewhere
         self.config = flatten_config(config)
         self.arguments = arguments
         self.summary: dict[str, Any] = {}
