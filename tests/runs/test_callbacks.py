@@ -93,7 +93,7 @@ class TestPictures:
         loader = DataLoader(dataset, 16, collate_fn=lambda batch: batch)
         trainer(tmp_path, [Pictures()], epochs=1).fit(model(), loader)
         drawn = {file.stem for file in (tmp_path / "run/pictures/epoch_0001").iterdir()}
-        assert drawn == PICTURES - {"dead_neurons", "accuracy_and_spikes"}
+        assert drawn == PICTURES - {"dead_neurons", "accuracy_and_spikes", "confusion_matrix"}
 
     @pytest.mark.slow
     @pytest.mark.parametrize(
