@@ -9,12 +9,8 @@ import shutil
 import sys
 from argparse import ArgumentError
 from collections.abc import Mapping, Sequence
-<<<<<<< HEAD
-from contextlib import AbstractContextManager, nullcontext, suppress
-from functools import partial
-=======
 from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
->>>>>>> look
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from pkgutil import resolve_name
