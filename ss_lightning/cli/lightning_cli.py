@@ -23,7 +23,6 @@ from lightning.pytorch.callbacks import Callback, ModelCheckpoint, ProgressBar
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.plugins import CheckpointIO
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
-from rich.console import Console
 from torch.optim import Optimizer
 
 from ss_lightning.cli.advice import idle_keys, idle_parts, rising_rate
@@ -41,6 +40,7 @@ from ss_lightning.cli.imports import Trust, denied_import
 from ss_lightning.cli.recipes import with_packaged_recipes
 from ss_lightning.cli.weights_and_biases import finish_wandb, start_wandb
 from ss_lightning.data import EventDataModule
+from ss_lightning.data.bars import spinner
 from ss_lightning.errors import DataError, UsageError
 from ss_lightning.files import display_path
 from ss_lightning.parsing import (
@@ -538,7 +538,7 @@ def is_interactive() -> bool:
 
 
 def _spinner(text: str) -> AbstractContextManager[Any]:
-    return Console().status(text) if is_interactive() else nullcontext()
+    return spinner(text) if is_interactive() else nullcontext()
 
 
 class CommandLineCheck(SpikingCLI):

@@ -7,6 +7,8 @@ from ss_lightning.data.custom import EventData
 from ss_lightning.data.datamodule import EventDataModule
 from ss_lightning.data.dataset import EventDataset, identity
 from ss_lightning.data.download import DownloadedData
+from ss_lightning.data.folder_data import FolderData
+from ss_lightning.data.image_folder import ImageFolderData
 from ss_lightning.data.images import FashionMNISTData, LatencyImages, MNISTData
 from ss_lightning.data.nmnist import NMNISTData
 from ss_lightning.data.recordings import RecordingFormat
@@ -26,8 +28,10 @@ __all__ = [
     "EventDataset",
     "EventStore",
     "FashionMNISTData",
+    "FolderData",
     "HeidelbergData",
     "ImageAugmentation",
+    "ImageFolderData",
     "LatencyImages",
     "MNISTData",
     "NMNISTData",

@@ -429,6 +429,30 @@ def augment_images(
     return np.where(shown[:, None], source, images.dtype.type(background))
 
 
+def drawn_changes(
+    augment: ImageAugmentation, numbers: np.ndarray, keys: np.ndarray, height: int, width: int
+) -> dict[str, np.ndarray]:
+    """What each image of a batch gets: the arguments of :func:`augment_images` of these names.
+
+    Args:
+        augment: what is done.
+        numbers: int64 ``[B]``, number of each sample.
+        keys: int64 ``[B]``, key of each sample.
+        height: of the images.
+        width: of the images.
+    """
+    streams = random_words(keys.astype(np.uint64), numbers)
+    drawn = _uniform(random_words(streams[:, None], np.arange(8)))
+    up_to = 2 * augment.shift + 1
+    right, down = (np.floor(drawn[:, axis] * up_to).astype(np.int64) - augment.shift for axis in (0, 1))
+    return {
+        "mirrored": (drawn[:, 2] < 0.5) & augment.flip,
+        "right": right,
+        "down": down,
+        "boxes": np.where(drawn[:, 3:4] < augment.erase, _boxes(drawn[:, 4:], height, width), 0),
+    }
+
+
 class ImageAugmenter:
     """Draws what each image of a batch gets, and changes it.
 
@@ -452,20 +476,13 @@ class ImageAugmenter:
 
     def __call__(self, numbers: np.ndarray, keys: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """See :data:`~ss_lightning.data.dataset.Augmenter`."""
-        augment, size = self.augment, len(numbers)
         _, height, width = self.store.input_shape
-        streams = random_words(keys.astype(np.uint64), numbers)
-        drawn = _uniform(random_words(streams[:, None], np.arange(8)))
-        up_to = 2 * augment.shift + 1
-        right, down = (np.floor(drawn[:, axis] * up_to).astype(np.int64) - augment.shift for axis in (0, 1))
         images = augment_images(
             self._steps(self.samples[numbers]),
-            mirrored=(drawn[:, 2] < 0.5) & augment.flip,
-            right=right,
-            down=down,
-            boxes=np.where(drawn[:, 3:4] < augment.erase, _boxes(drawn[:, 4:], height, width), 0),
+            **drawn_changes(self.augment, numbers, keys, height, width),
             background=self.background,
         )
+        size = len(numbers)
         units = np.tile(np.arange(self.store.num_units, dtype=np.int32), size)
         return images.ravel(), units, np.arange(size + 1) * self.store.num_units
 

@@ -27,7 +27,8 @@ def cache_folder(cache_dir: str | None = None) -> Path:
     ).expanduser()
 
 
-def _digest(*parts: object) -> str:
+def digest(*parts: object) -> str:
+    """A short name that stands for these values."""
     return hashlib.sha256(json.dumps(parts, default=str).encode()).hexdigest()[:16]
 
 
@@ -45,7 +46,7 @@ def preparation_lock(folder: Path, subject: Path) -> Iterator[bool]:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder / f"{_digest(subject.resolve())}.lock")
+        lock = FileLock(folder / f"{digest(subject.resolve())}.lock")
         lock.acquire()
     except (OSError, NotImplementedError):  # the latter: a file system without locks
         yield False
@@ -111,8 +112,8 @@ def cached_stores(
 
 def _entry(folder: Path, source: Path, settings: tuple) -> tuple[Path, list[Path]]:
     """Where the store made from ``source`` is kept, and what is kept there for the same path."""
-    prefix = f"{source.stem}-{_digest(source.resolve())}"
-    state = _digest(_state(source), FORMAT_VERSION, settings)
+    prefix = f"{source.stem}-{digest(source.resolve())}"
+    state = digest(_state(source), FORMAT_VERSION, settings)
     entry = folder / f"{prefix}-{state}"
     # With a dot in front: what is left of a process that was killed as it wrote.
     others = [*folder.glob(f"{prefix}-*"), *folder.glob(f".{prefix}-*")]
