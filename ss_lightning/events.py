@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable
 from dataclasses import dataclass
-from numbers import Integral
+from numbers import Integral, Real
 
+import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor
 
+from ss_lightning.arrays import FlatEvents, SamplePlace, TimeUnit, as_recordings, flat_events, length_in
+from ss_lightning.binning import Binning, bin_events
 from ss_lightning.errors import UsageError
 
 
@@ -132,12 +138,93 @@ class EventBatch:
         offsets[1:] = counts.sum(1).cumsum(0)
         return cls.trusted(unit.repeat_interleave(repeats).int(), offsets, steps, units)
 
+    @classmethod
+    def from_arrays(
+        cls,
+        times: Iterable[ArrayLike] | ArrayLike,
+        units: Iterable[ArrayLike] | ArrayLike,
+        *,
+        num_units: int,
+        num_steps: int,
+        step_ms: float,
+        time_unit: TimeUnit = "s",
+        binning: Binning = "binary",
+    ) -> EventBatch:
+        """Recordings on a time grid, which begins at 0; times and units are given as to ``model.predict``.
+
+        Args:
+            times: times of the events of a recording, in any order, or a list of such arrays.
+            units: units of the events, whole numbers in ``[0, num_units)``, likewise.
+            num_units: ``N``.
+            num_steps: ``T``. Later events are dropped.
+            step_ms: length of a step in milliseconds.
+            time_unit: what one unit of ``times`` is: ``"s"``, ``"ms"`` or ``"us"``.
+            binning: ``"binary"`` counts a unit once per step, ``"count"`` counts every event.
+
+        Raises:
+            DataError: an event is not valid; the message names the recording and the value.
+            UsageError: another argument makes no sense.
+
+        Example:
+            Two recordings of three units on a grid of four steps of a millisecond.
+
+            >>> from ss_lightning import EventBatch
+            >>> batch = EventBatch.from_arrays(
+            ...     [[0.0005, 0.003], [0.001]], [[2, 0], [1]], num_units=3, num_steps=4, step_ms=1.0
+            ... )
+            >>> batch
+            EventBatch(shape=(4, 2, 3), events=3)
+            >>> batch.to_dense()[:, 0].tolist()
+            [[0.0, 0.0, 1.0], [0.0, 0.0, 0.0], [0.0, 0.0, 0.0], [1.0, 0.0, 0.0]]
+        """
+        for name, size in (("num_units", num_units), ("num_steps", num_steps)):
+            _check_size(name, size)
+        if isinstance(step_ms, bool) or not isinstance(step_ms, Real) or not 0 < float(step_ms) < math.inf:
+            raise UsageError(f"EventBatch: step_ms is {step_ms!r}; expected a number greater than 0")
+        if binning not in ("binary", "count"):
+            raise UsageError(f'EventBatch: binning is {binning!r}; expected "binary" or "count"')
+        times, units = as_recordings(times, units)
+        place = SamplePlace("recordings")
+        events = flat_events(times, units, place, num_units=num_units, time_unit=time_unit, allow_empty=True)
+        return cls.from_flat(events, num_units=num_units, num_steps=num_steps, step_ms=step_ms, binning=binning)
+
+    @classmethod
+    def from_flat(
+        cls,
+        events: FlatEvents,
+        *,
+        num_units: int,
+        num_steps: int,
+        step_ms: float,
+        binning: Binning = "binary",
+        units_per_input: int = 1,
+    ) -> EventBatch:
+        """Checked events on a time grid, ``units_per_input`` neighbouring units merged into one."""
+        length = length_in(events.time_unit, step_ms)
+        samples = np.arange(len(events.offsets) - 1)
+        units, offsets = bin_events(
+            events.times,
+            events.units,
+            events.offsets,
+            samples,
+            num_steps=num_steps,
+            step_length=length,
+            num_units=num_units,
+            binning=binning,
+            units_per_input=units_per_input,
+        )
+        num_inputs = -(-num_units // units_per_input)
+        return cls.trusted(torch.from_numpy(units), torch.from_numpy(offsets), num_steps, num_inputs)
+
+
+def _check_size(name: str, size: object) -> None:
+    if not isinstance(size, Integral) or isinstance(size, bool) or not 1 <= int(size) < 2**31:
+        raise UsageError(f"EventBatch: {name} is {size!r}; expected a whole number from 1 to 2^31 - 1")
+
 
 def _check_layout(batch: EventBatch) -> None:
     for name in ("num_steps", "num_units"):
-        size = getattr(batch, name)
-        if not isinstance(size, Integral) or isinstance(size, bool) or not 1 <= int(size) < 2**31:
-            raise UsageError(f"EventBatch: {name} is {size!r}; expected a whole number from 1 to 2^31 - 1")
+        _check_size(name, getattr(batch, name))
     for name in ("units", "offsets"):
         tensor = getattr(batch, name)
         if not isinstance(tensor, Tensor):

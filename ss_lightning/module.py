@@ -14,6 +14,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from numpy.typing import ArrayLike
 from torch import Tensor
 
+from ss_lightning.arrays import as_recordings, is_one_recording
 from ss_lightning.calibration import WAKING_RATE, calibrate_weights, scale_weights, silent_layers, wake_silent_layers
 from ss_lightning.data.datamodule import EventDataModule
 from ss_lightning.data.recordings import RecordingFormat
@@ -31,7 +32,7 @@ from ss_lightning.networks import (
     SpikingNetwork,
 )
 from ss_lightning.plain import plain_checkpoint, plain_values
-from ss_lightning.prediction import class_probabilities, classify_recordings, is_one_recording
+from ss_lightning.prediction import class_probabilities, classify_recordings
 from ss_lightning.signatures import passes_on_to
 
 Batch = tuple[Spikes, Tensor]
@@ -161,12 +162,9 @@ class SpikingClassifier(L.LightningModule):
                 "data module of ss_lightning, or by a version that did not keep them. Set model.recording_format = "
                 "ss_lightning.data.RecordingFormat.of(data), or its parts"
             )
-        if isinstance(times, Iterator):
-            times = list(times)
-        if is_one_recording(times):
-            return self.predict([cast(ArrayLike, times)], [cast(ArrayLike, units)], time_unit)[0]
-        several = (cast(Iterable[ArrayLike], times), cast(Iterable[ArrayLike], units))
-        return classify_recordings(self.network, form, *several, time_unit)
+        one = is_one_recording(times := list(times) if isinstance(times, Iterator) else times)
+        found = classify_recordings(self.network, form, *as_recordings(times, units), time_unit)
+        return found[0] if one else found
 
     def on_fit_start(self) -> None:
         """Remember the format of the recordings, for :meth:`predict`, and scale the weights to a stated rate.

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
+from ss_lightning.arrays import TimeUnit, as_recordings
 from ss_lightning.data.recordings import RecordingFormat
-from ss_lightning.data.validation import one_per_sample
-from ss_lightning.errors import UsageError
 from ss_lightning.networks import NetworkOutput, SpikingNetwork, evaluating
 
 # Recordings that are classified together, so that many of them need no more memory than a batch of a training.
@@ -51,7 +51,7 @@ def classify_recordings(
     form: RecordingFormat,
     times: Iterable[ArrayLike],
     units: Iterable[ArrayLike],
-    time_unit: Literal["s", "ms", "us"] = "s",
+    time_unit: TimeUnit = "s",
 ) -> list[Prediction]:
     """Classify recordings with a network in evaluation, in its own precision and on its own device.
 
@@ -66,16 +66,24 @@ def classify_recordings(
         DataError: an event is not valid; the message names the recording and the value.
         UsageError: there are times and units of different numbers of recordings, or the time unit is unknown.
     """
-    times, units = one_per_sample(times, "recordings: times"), one_per_sample(units, "recordings: units")
-    if len(times) != len(units):
-        raise UsageError(f"there are times of {len(times)} recordings and units of {len(units)}")
+    times, units = as_recordings(times, units)
     device = next(network.parameters()).device
     predictions: list[Prediction] = []
+    too_late: list[int] = []
     with torch.no_grad(), evaluating(network):
         for begin in range(0, len(times), _AT_ONCE):
             part = slice(begin, begin + _AT_ONCE)
-            output = network(form.batch(times[part], units[part], time_unit).to(device))
+            events = form.events(times[part], units[part], time_unit, first=begin)
+            too_late += (begin + np.flatnonzero(form.begins_too_late(events))).tolist()
+            output = network(form.input_of(events).to(device))
             predictions += _predictions(network, output, form.class_names)
+    if too_late:
+        warnings.warn(
+            f"all events of {len(too_late)} of {len(times)} recordings, the first of them number {too_late[0]}, lie "
+            f"after the end of the time grid ({form.num_steps * form.step_ms:g} ms), so the network saw none of them. "
+            f'Check time_unit, which is "{time_unit}", and whether the times begin at 0.',
+            stacklevel=3,
+        )
     return predictions
 
 
@@ -88,14 +96,3 @@ def _predictions(network: SpikingNetwork, output: NetworkOutput, names: Sequence
         by_name = dict(zip(names, row, strict=True))
         found.append(Prediction(names[label], label, row[label], by_name, decided, round(count)))
     return found
-
-
-def is_one_recording(times: Any) -> bool:
-    """Whether these are the times of one recording and not a list of recordings."""
-    if isinstance(times, (np.ndarray, Tensor)):
-        return times.ndim == 1 and times.dtype != object
-    return not isinstance(times, Iterable) or all(map(_is_single, times))
-
-
-def _is_single(value: Any) -> bool:
-    return value.ndim == 0 if hasattr(value, "ndim") else not isinstance(value, Iterable)

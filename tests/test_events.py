@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from ss_lightning import EventBatch
-from ss_lightning.errors import UsageError
+from ss_lightning.errors import DataError, UsageError
 
 
 def batch():
@@ -85,3 +85,42 @@ def test_what_the_kernels_would_read_memory_by_is_checked(case):
     assert EventBatch(**right).shape == (2, 1, 3)
     with pytest.raises(UsageError, match="EventBatch: "):
         EventBatch(**{**right, **WRONG[case]})
+
+
+GRID = {"num_units": 3, "num_steps": 4, "step_ms": 1.0}
+
+
+def test_arrays_of_one_recording_and_of_several():
+    times, units = [0.003, 0.0005, 0.0007, 0.009], [0, 2, 2, 1]  # in no order; one event behind the grid
+    one = EventBatch.from_arrays(times, units, **GRID)
+    assert one.shape == (4, 1, 3)
+    assert one.to_dense()[:, 0].tolist() == [[0, 0, 1], [0, 0, 0], [0, 0, 0], [1, 0, 0]]
+    counts = EventBatch.from_arrays(times, units, binning="count", **GRID)
+    assert counts.to_dense()[:, 0].tolist() == [[0, 0, 2], [0, 0, 0], [0, 0, 0], [1, 0, 0]]
+    several = EventBatch.from_arrays([[], times], [[], units], **GRID)
+    assert torch.equal(several.to_dense(), torch.cat([torch.zeros(4, 1, 3), one.to_dense()], 1))
+    whole = EventBatch.from_arrays(torch.tensor([3000, 500]), iter([0, 2]), time_unit="us", **GRID)
+    assert torch.equal(whole.to_dense(), one.to_dense())
+
+
+def test_a_second_is_a_thousand_milliseconds():
+    assert EventBatch.from_arrays([1.001], [0], num_units=1, num_steps=1002, step_ms=1).to_dense().argmax() == 1001
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"units": [0, 3]}, "recordings, sample 0: unit 3; .* from 0 to 2 .* set num_units"),
+        ({"times": [0.1, -1]}, "event time -1.0"),
+        ({"times": [0.1]}, "1 times but 2 units"),
+        ({"times": [[0.1], [0.2]], "units": [[1]]}, "times of 2 recordings and units of 1"),
+        ({"time_unit": "h"}, "time_unit is 'h'"),
+        ({"step_ms": 0}, "step_ms is 0"),
+        ({"num_steps": 2.5}, "num_steps is 2.5"),
+        ({"num_units": 0}, "num_units is 0"),
+        ({"binning": "sum"}, "binning is 'sum'"),
+    ],
+)
+def test_arrays_that_make_no_recording_are_named(change, words):
+    with pytest.raises((UsageError, DataError), match=words):
+        EventBatch.from_arrays(**{"times": [0.001, 0.002], "units": [0, 2], **GRID, **change})

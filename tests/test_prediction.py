@@ -1,6 +1,7 @@
 """A trained network in Python: loaded from its run, asked about recordings."""
 
 import math
+import warnings
 
 import lightning as L
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 import torch
 
 import ss_lightning
-from ss_lightning import DataError, MLPClassifier, UsageError
+from ss_lightning import DataError, EventBatch, MLPClassifier, UsageError
 from ss_lightning.cli.commands import main
 from ss_lightning.data import EventData, RecordingFormat, Subset
 from ss_lightning.networks import NetworkOutput, SpikingNetwork
@@ -140,6 +141,30 @@ def test_several_recordings_of_other_libraries(untrained, kind):
 def test_other_recordings_are_named(untrained, times, units, words):
     with pytest.raises(DataError, match=words):
         untrained.predict(times, units)
+
+
+def test_what_the_network_was_trained_on_is_said_where_units_do_not_fit(untrained):
+    times, units = [[0.001]] * 200, [[0]] * 150 + [[3]] + [[0]] * 49
+    with pytest.raises(DataError, match=r"sample 150: unit 3; .* trained on recordings of 3 units") as caught:
+        untrained.predict(times, units)
+    assert "set num_units" not in str(caught.value)
+
+
+def test_times_in_the_wrong_unit_are_noticed(untrained):
+    with pytest.warns(UserWarning, match=r"events of 1 of 2 recordings, the first of them number 1, .*20 ms.*\"s\""):
+        untrained.predict([[0.001], [3, 30]], [[0], [1, 2]])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        untrained.predict([[0.001, 5], []], [[0, 1], []])
+
+
+def test_a_batch_of_arrays_is_what_predict_sees(untrained):
+    times, units = [[0.001, 0.004], [0.002]], [[0, 2], [1]]
+    batch = EventBatch.from_arrays(times, units, num_units=3, num_steps=20, step_ms=1.0)
+    with torch.no_grad():
+        probabilities = untrained.scores(untrained.eval()(batch)).softmax(1)
+    found = [list(one.probabilities.values()) for one in untrained.predict(times, units)]
+    torch.testing.assert_close(probabilities, torch.tensor(found))
 
 
 def test_training_mode_and_statistics_are_left_alone(recordings):

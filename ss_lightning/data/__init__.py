@@ -1,7 +1,7 @@
 """Data sets as events: one LightningDataModule per data set, built on one flat store."""
 
+from ss_lightning.binning import bin_events, bin_events_reference
 from ss_lightning.data.augment import EventAugmentation, ImageAugmentation
-from ss_lightning.data.binning import bin_events, bin_events_reference
 from ss_lightning.data.cifar10 import CIFAR10Data
 from ss_lightning.data.custom import EventData
 from ss_lightning.data.datamodule import EventDataModule
@@ -11,6 +11,7 @@ from ss_lightning.data.folder_data import FolderData
 from ss_lightning.data.image_folder import ImageFolderData
 from ss_lightning.data.images import FashionMNISTData, LatencyImages, MNISTData
 from ss_lightning.data.nmnist import NMNISTData
+from ss_lightning.data.recording_files import Recording, read_recordings
 from ss_lightning.data.recordings import RecordingFormat
 from ss_lightning.data.samplers import EvaluationSampler, TrainingSampler
 from ss_lightning.data.shd import HeidelbergData, SHDData, SSCData, held_out_speakers
@@ -35,6 +36,7 @@ __all__ = [
     "LatencyImages",
     "MNISTData",
     "NMNISTData",
+    "Recording",
     "RecordingFormat",
     "SHDData",
     "SSCData",
@@ -46,4 +48,5 @@ __all__ = [
     "bin_events_reference",
     "held_out_speakers",
     "identity",
+    "read_recordings",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any, Literal, cast
 
 import lightning
@@ -13,6 +14,7 @@ from torch.utils.data import DataLoader, Sampler
 from ss_lightning.data.argument_checks import checked_choice, checked_positive_number, checked_whole_number
 from ss_lightning.data.augment import EventAugmentation, EventAugmenter
 from ss_lightning.data.dataset import Augmenter, EventDataset, SampleDataset, identity
+from ss_lightning.data.recording_files import READERS, Reader
 from ss_lightning.data.samplers import EvaluationSampler, TrainingSampler, even_batch_size
 from ss_lightning.data.splits import Splits, Subset
 from ss_lightning.data.store import EventStore
@@ -203,6 +205,14 @@ class EventDataModule(lightning.LightningDataModule):
             step_ms=self.step_ms,
             units_per_input=self.units_per_input,
         )
+
+    def recording_readers(self) -> Mapping[str, Reader]:
+        """Of each ending of a file name what reads recordings from it, for predictions without labels.
+
+        A subclass whose recordings come in files of its own adds to this, with the settings of the training. Nothing
+        of the data may be needed here.
+        """
+        return READERS
 
     def _test_split(self) -> Subset:
         if self.splits.test is None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ss_lightning.data.binning import Binning, bin_events, dense_spikes
+from ss_lightning.binning import Binning, bin_events, dense_spikes
 from ss_lightning.data.store import EventStore
 from ss_lightning.errors import UsageError
 from ss_lightning.events import EventBatch
@@ -145,21 +145,39 @@ class EventDataset(SampleDataset):
                 torch.from_numpy(units), torch.from_numpy(offsets), self.num_steps, self.num_units
             )
             return events, labels
-        try:
-            dense = dense_spikes(
-                units, offsets, num_steps=self.num_steps, num_units=self.num_units, binning=self.binning
-            )
-        except MemoryError as error:
-            shape = f"{self.num_steps} steps x {len(numbers)} samples x {self.num_units} units"
-            raise UsageError(
-                f'A dense batch of {shape} does not fit into memory. Use input="events" or a smaller batch_size.'
-            ) from error
-        if self.binning == "count" and dense.sum(dtype=np.int64) != len(units):
-            raise UsageError(
-                f"A unit fired more than 255 times in one step of {self.step_ms} ms, which dense input "
-                '(uint8) cannot hold. Use shorter steps, binning="binary" or input="events".'
-            )
-        return torch.from_numpy(dense), labels
+        dense = dense_batch(units, offsets, self.num_steps, self.num_units, self.binning, self.step_ms)
+        return dense, labels
+
+
+def dense_batch(
+    units: np.ndarray, offsets: np.ndarray, num_steps: int, num_units: int, binning: Binning, step_ms: float
+) -> Tensor:
+    """Binned events as a uint8 tensor ``[T, B, N]``.
+
+    Args:
+        units: int32 ``[E]``, from :func:`ss_lightning.data.bin_events`.
+        offsets: int32 ``[B * T + 1]``, likewise.
+        num_steps: ``T``.
+        num_units: ``N``.
+        binning: how the events were binned.
+        step_ms: length of a step, for the message.
+
+    Raises:
+        UsageError: counts do not fit uint8, or the tensor does not fit into memory.
+    """
+    try:
+        dense = dense_spikes(units, offsets, num_steps=num_steps, num_units=num_units, binning=binning)
+    except MemoryError as error:
+        shape = f"{num_steps} steps x {(len(offsets) - 1) // num_steps} samples x {num_units} units"
+        raise UsageError(
+            f'A dense batch of {shape} does not fit into memory. Use input="events" or a smaller batch_size.'
+        ) from error
+    if binning == "count" and dense.sum(dtype=np.int64) != len(units):
+        raise UsageError(
+            f"A unit fired more than 255 times in one step of {step_ms} ms, which dense input "
+            '(uint8) cannot hold. Use shorter steps, binning="binary" or input="events".'
+        )
+    return torch.from_numpy(dense)
 
 
 def identity(batch: Any) -> Any:

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ss_lightning.binning import bin_events
 from ss_lightning.data.augment import ImageAugmentation, augment_images, drawn_changes
-from ss_lightning.data.binning import bin_events
 from ss_lightning.data.dataset import InputKind, SampleDataset
 from ss_lightning.data.preparation import Arrays, Sizes
 from ss_lightning.errors import DataError

@@ -10,11 +10,10 @@ import numpy as np
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from ss_lightning.data.binning import Binning
+from ss_lightning.arrays import FlatEvents, SamplePlace, TimeUnit, as_recordings, flat_events, length_in
+from ss_lightning.binning import Binning
 from ss_lightning.data.datamodule import EventDataModule
-from ss_lightning.data.dataset import EventDataset
-from ss_lightning.data.store import EventStore, TimeUnit
-from ss_lightning.data.validation import one_per_sample
+from ss_lightning.data.dataset import dense_batch
 from ss_lightning.events import EventBatch
 
 
@@ -79,7 +78,7 @@ class RecordingFormat:
 
         Args:
             times: times of the events of each recording, in any order.
-            units: their units, numbered as in the data of the training.
+            units: their units, numbered as in the data of the training, likewise.
             time_unit: what one unit of ``times`` is: ``"s"``, ``"ms"`` or ``"us"``.
 
         Returns:
@@ -89,23 +88,44 @@ class RecordingFormat:
             DataError: an event is not valid; the message names the recording and the value.
             UsageError: ``time_unit`` is another word.
         """
-        times = one_per_sample(times, "recordings: times")
-        store = EventStore.from_arrays(
-            times,
-            units,
-            np.zeros(len(times), np.int64),
-            num_units=self.num_units,
-            time_unit=time_unit,
-            class_names=self.class_names,
-            allow_empty=True,
-            source="recordings",
+        return self.input_of(self.events(*as_recordings(times, units), time_unit))
+
+    def events(
+        self, times: Iterable[ArrayLike], units: Iterable[ArrayLike], time_unit: TimeUnit = "s", first: int = 0
+    ) -> FlatEvents:
+        """The events of recordings, checked and in order of time.
+
+        Arguments and errors are those of :meth:`batch`; ``first`` is the number of the first recording in messages.
+        """
+        advice = (
+            f"The network was trained on recordings of {self.num_units} units: number the units of these in the same "
+            "way, and leave out events of units that it does not know."
         )
-        dataset = EventDataset(
-            store,
+        place = SamplePlace("recordings", first, advice)
+        return flat_events(times, units, place, num_units=self.num_units, time_unit=time_unit, allow_empty=True)
+
+    def input_of(self, events: FlatEvents) -> EventBatch | Tensor:
+        """Checked events as a batch of the network's input.
+
+        Raises:
+            UsageError: the network takes dense input, and counts do not fit uint8.
+        """
+        batch = EventBatch.from_flat(
+            events,
+            num_units=self.num_units,
             num_steps=self.num_steps,
             step_ms=self.step_ms,
             binning=self.binning,
-            input=self.input,
             units_per_input=self.units_per_input,
         )
-        return dataset.__getitems__(np.arange(len(store)))[0]
+        if self.input == "events":
+            return batch
+        units_and_offsets = batch.units.numpy(), batch.offsets.numpy()
+        return dense_batch(*units_and_offsets, self.num_steps, batch.num_units, self.binning, self.step_ms)
+
+    def begins_too_late(self, events: FlatEvents) -> np.ndarray:
+        """Of each recording whether it has events and all lie after the end of the grid, bool ``[S]``."""
+        begin, end = events.offsets[:-1], events.offsets[1:]
+        late = end > begin
+        late[late] = events.times[begin[late]] >= self.num_steps * length_in(events.time_unit, self.step_ms)
+        return late

@@ -6,34 +6,26 @@ import math
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
+from ss_lightning.arrays import SamplePlace, StoredTimeUnit, TimeUnit, flat_events, length_in, one_per_sample
 from ss_lightning.data.argument_checks import checked_whole_number
 from ss_lightning.data.storage import read_arrays, write_arrays
 from ss_lightning.data.validation import (
     MOST_CLASSES,
-    SamplePlace,
     check_class_count,
     check_labels,
     check_sample_counts,
     check_stored,
-    check_times,
-    checked_offsets,
-    checked_units,
-    one_per_sample,
-    plain_array,
     whole_numbers,
 )
 from ss_lightning.errors import DataError, UsageError
 
 _ARRAYS = ("times", "units", "offsets", "labels", "groups")
 _SIZES = ("num_units", "num_classes", "input_shape", "class_names", "time_unit")
-
-TimeUnit = Literal["s", "ms", "us"]
-StoredTimeUnit = Literal["ms", "us", "step"]
 
 
 @dataclass(frozen=True)
@@ -109,7 +101,7 @@ class EventStore:
 
     def step_length(self, step_ms: float) -> float:
         """Length of a step of ``step_ms`` milliseconds in the unit of ``times``."""
-        return {"ms": float(step_ms), "us": step_ms * 1000.0, "step": 1.0}[self.time_unit]
+        return length_in(self.time_unit, step_ms)
 
     def share_after(self, num_steps: int, step_ms: float) -> float:
         """Share of the events, 0 to 1, that lie at or after the end of a grid of ``num_steps`` steps."""
@@ -194,8 +186,6 @@ class EventStore:
             >>> store.times.tolist()
             [0.5, 3.0, 0.5, 1.5, 2.0]
         """
-        if time_unit not in ("s", "ms", "us"):
-            raise UsageError(f'time_unit is {time_unit!r}; expected "s", "ms" or "us".')
         num_units = checked_whole_number("num_units", num_units)
         input_shape = _checked_shape(input_shape, num_units)
         if class_names is not None:
@@ -207,13 +197,9 @@ class EventStore:
         found = {"times": len(time_list), "units": len(unit_list), "labels": len(label_array)}
         check_sample_counts(source, found if group_array is None else {**found, "groups": len(group_array)})
         place = SamplePlace(source, first_sample)
-        time_arrays = [plain_array(array, f"{place.of(n)}: times") for n, array in enumerate(time_list)]
-        unit_arrays = [plain_array(array, f"{place.of(n)}: units") for n, array in enumerate(unit_list)]
-        offsets = checked_offsets(place, time_arrays, unit_arrays, allow_empty)
-
-        flat_times, flat_units = _concatenated(time_arrays), _concatenated(unit_arrays)
-        check_times(place, flat_times, offsets)
-        flat_units = checked_units(place, flat_units, offsets, num_units)
+        events = flat_events(
+            time_list, unit_list, place, num_units=num_units, time_unit=time_unit, allow_empty=allow_empty
+        )
         check_class_count(source, label_array)
         if num_classes is None:
             num_classes = len(class_names) if class_names is not None else int(label_array.max()) + 1
@@ -222,19 +208,17 @@ class EventStore:
         if class_names is not None and len(class_names) != num_classes:
             raise UsageError(f"class_names has {len(class_names)} names for {num_classes} classes.")
 
-        stored_times, stored_unit = _stored_times(flat_times, time_unit)
-        stored_times, flat_units = _sorted_by_time(stored_times, flat_units, offsets)
         return cls(
-            times=stored_times,
-            units=flat_units,
-            offsets=offsets,
+            times=events.times,
+            units=events.units,
+            offsets=events.offsets,
             labels=label_array,
             groups=group_array,
             num_units=num_units,
             num_classes=num_classes,
             input_shape=input_shape,
             class_names=tuple(map(str, range(num_classes))) if class_names is None else class_names,
-            time_unit=stored_unit,
+            time_unit=events.time_unit,
         )
 
     @classmethod
@@ -377,32 +361,3 @@ def _checked_names(names: Iterable[str]) -> tuple[str, ...]:
     if isinstance(names, str) or not isinstance(names, Iterable):
         raise UsageError(f"class_names is {names!r}; expected a list of one name per class.")
     return tuple(map(str, names))
-
-
-def _concatenated(arrays: list[np.ndarray]) -> np.ndarray:
-    """One array; empty ones are left out, for [] is float64 to numpy, which would make the others so."""
-    filled = [array for array in arrays if array.size]
-    return np.concatenate(filled) if filled else np.zeros(0)
-
-
-def _stored_times(times: np.ndarray, time_unit: TimeUnit) -> tuple[np.ndarray, StoredTimeUnit]:
-    if time_unit == "us" and times.dtype.kind in "iu":
-        small = times.size == 0 or times.max() < 2**31
-        return times.astype(np.int32 if small else np.int64), "us"
-    exact = times.astype(np.float64) * {"s": 1000.0, "ms": 1.0, "us": 1.0}[time_unit]
-    if time_unit == "us":
-        exact /= 1000.0  # exact where 0.001 as a factor would not be
-    if times.dtype in (np.float16, np.float32):
-        return exact.astype(np.float32), "ms"
-    return np.round(exact, 9), "ms"
-
-
-def _sorted_by_time(times: np.ndarray, units: np.ndarray, offsets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    falls = times[1:] < times[:-1]
-    borders = offsets[1:-1]
-    falls[borders[(borders > 0) & (borders < times.size)] - 1] = False
-    if not falls.any():
-        return times, units
-    sample = np.repeat(np.arange(offsets.size - 1), np.diff(offsets))
-    order = np.lexsort((times, sample))  # stable
-    return times[order], units[order]

@@ -4,43 +4,17 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import ArrayLike
-from torch import Tensor
 
+from ss_lightning.arrays import SamplePlace, check_times, checked_units, plain_array
 from ss_lightning.errors import DataError
 
 MOST_CLASSES = 2**20
-
-# From here on float64 does not hold every whole number. In microseconds it is 285 years.
-_END_OF_TIME = np.float64(2**53)
-
-
-@dataclass(frozen=True)
-class SamplePlace:
-    """What the messages call a sample.
-
-    Args:
-        source: a file or an argument.
-        first_sample: number of the first sample, where the arrays are a part of the source.
-    """
-
-    source: str
-    first_sample: int
-
-    def of(self, sample: int) -> str:
-        """The name of a sample."""
-        return f"{self.source}, sample {self.first_sample + sample}"
-
-    def of_event(self, event: int, offsets: np.ndarray) -> str:
-        """The name of the sample that owns an event."""
-        return self.of(int(np.searchsorted(offsets, event, side="right")) - 1)
 
 
 def refuse_broken_link(path: Path) -> None:
@@ -74,52 +48,6 @@ def check_sample_counts(source: str, found: Mapping[str, int]) -> None:
         raise DataError(f"{source}: no samples; expected one or more.")
 
 
-def one_per_sample(values: Iterable[ArrayLike], what: str) -> list[ArrayLike]:
-    """What each sample has, as a list; a generator is read.
-
-    Raises:
-        DataError: these are no values in an order; the message begins with ``what``.
-    """
-    if isinstance(values, (str, bytes, Mapping, set, frozenset)) or not isinstance(values, Iterable):
-        raise DataError(f"{what} are of type {type(values).__name__}; expected a list of one array per sample.")
-    try:
-        return list(values)
-    except (TypeError, RuntimeError) as error:  # an array without dimensions, a nested tensor
-        raise DataError(f"{what} cannot be counted ({error}); expected a list of one array per sample.") from error
-
-
-def plain_array(values: ArrayLike, what: str) -> np.ndarray:
-    """Numbers of any library as a plain array of integers or floats.
-
-    Tensors may require gradients and be on any device. Those of a precision that NumPy does not know, such as
-    bfloat16, become float32.
-
-    Raises:
-        DataError: they are no array of real numbers, or some are masked; the message begins with ``what``.
-    """
-    if isinstance(values, Iterator):
-        values = list(values)
-    try:
-        array = _from_tensor(values) if isinstance(values, Tensor) else np.asanyarray(values)
-    except (ValueError, TypeError, RuntimeError, NotImplementedError) as error:
-        reason = str(error).splitlines()[0].rstrip(".")
-        raise DataError(f"{what} cannot be read as numbers ({reason}); expected one flat array.") from error
-    if isinstance(array, np.ma.MaskedArray) and (masked := np.ma.getmaskarray(array)).any():
-        raise DataError(f"{what}: number {int(masked.argmax())} is masked; leave out what is masked (compressed()).")
-    if array.size and array.dtype.kind not in "iuf":
-        raise DataError(
-            f"{what} are of type {array.dtype}; expected real numbers. Convert them first, such as with "
-            "numpy.asarray(..., float)."
-        )
-    return np.asarray(array)
-
-
-def _from_tensor(tensor: Tensor) -> np.ndarray:
-    tensor = tensor.detach().cpu()
-    known = (torch.float16, torch.float32, torch.float64)
-    return (tensor.float() if tensor.is_floating_point() and tensor.dtype not in known else tensor).numpy()
-
-
 def whole_numbers(values: ArrayLike, what: str) -> np.ndarray:
     """One number per sample as int64; floats are accepted where they are whole.
 
@@ -136,71 +64,6 @@ def whole_numbers(values: ArrayLike, what: str) -> np.ndarray:
         sample = int(broken.argmax())
         raise DataError(f"{what}: {array[sample]} at sample {sample}; expected whole numbers of at most 64 bits.")
     return array.astype(np.int64)
-
-
-def checked_offsets(
-    place: SamplePlace, times: list[np.ndarray], units: list[np.ndarray], allow_empty: bool
-) -> np.ndarray:
-    """Where the events of each sample begin in the flat arrays, int64 ``[S + 1]``.
-
-    Raises:
-        DataError: the times and units of a sample are no flat arrays of one length, or it has none.
-    """
-    flat = np.fromiter((t.ndim == 1 and u.ndim == 1 for t, u in zip(times, units, strict=True)), bool)
-    if not flat.all():
-        sample = int(flat.argmin())
-        raise DataError(
-            f"{place.of(sample)}: times have shape {times[sample].shape} and units "
-            f"{units[sample].shape}; expected one flat array each."
-        )
-    num_times = np.fromiter(map(len, times), np.int64)
-    num_units = np.fromiter(map(len, units), np.int64)
-    if (num_times != num_units).any():
-        sample = int((num_times != num_units).argmax())
-        raise DataError(
-            f"{place.of(sample)}: {num_times[sample]} times but {num_units[sample]} units; "
-            "expected one unit for each time."
-        )
-    if not allow_empty and (num_times == 0).any():
-        sample = int((num_times == 0).argmax())
-        raise DataError(
-            f"{place.of(sample)}: no events ({(num_times == 0).sum()} such samples in all); expected "
-            "one or more. Remove the sample, or build the store with allow_empty=True if silence is meant."
-        )
-    return np.concatenate([[0], num_times.cumsum()]).astype(np.int64)
-
-
-def check_times(place: SamplePlace, times: np.ndarray, offsets: np.ndarray) -> None:
-    """Refuse times that are negative, not finite or so large that they can only stand for something else.
-
-    Raises:
-        DataError: there is one.
-    """
-    bad = ~((times >= 0) & (times < _END_OF_TIME))  # also true for NaN
-    if bad.any():
-        event = int(bad.argmax())
-        raise DataError(
-            f"{place.of_event(event, offsets)}: event time {times[event]}; expected finite times, zero or more and "
-            "less than 2^53. Correct it, or leave the event out if the value marks a missing time."
-        )
-
-
-def checked_units(place: SamplePlace, units: np.ndarray, offsets: np.ndarray, num_units: int) -> np.ndarray:
-    """Units as integers, uint16 if all units fit.
-
-    Raises:
-        DataError: one is no whole number from 0 to ``num_units - 1``.
-    """
-    broken = ~((units >= 0) & (units < num_units))  # also true for NaN
-    if units.dtype.kind == "f":
-        broken |= units != np.floor(units)
-    if broken.any():
-        event = int(broken.argmax())
-        raise DataError(
-            f"{place.of_event(event, offsets)}: unit {units[event]}; expected whole numbers "
-            f"from 0 to {num_units - 1} (num_units={num_units}). Correct the data or set num_units."
-        )
-    return units.astype(np.uint16 if num_units <= 2**16 else np.int32)
 
 
 def check_class_count(source: str, labels: np.ndarray) -> None:

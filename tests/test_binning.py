@@ -3,8 +3,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ss_lightning.data import binning
-from ss_lightning.data.binning import bin_events, bin_events_reference
+from ss_lightning import binning
+from ss_lightning.binning import bin_events, bin_events_reference
 
 
 def flat(times, units, time_dtype=np.float64, in_order=True):
