@@ -1,6 +1,7 @@
 """Data sets as events: one LightningDataModule per data set, built on one flat store."""
 
 from ss_lightning.binning import bin_events, bin_events_reference
+from ss_lightning.data.audio_folder import AudioFolderData
 from ss_lightning.data.augment import EventAugmentation, ImageAugmentation
 from ss_lightning.data.cifar10 import CIFAR10Data
 from ss_lightning.data.custom import EventData
@@ -20,6 +21,7 @@ from ss_lightning.data.store import EventStore
 from ss_lightning.data.yinyang import YinYangData
 
 __all__ = [
+    "AudioFolderData",
     "CIFAR10Data",
     "DownloadedData",
     "EvaluationSampler",

@@ -120,7 +120,7 @@ def checked_augmentation(augment: T, kind: type[T], input_shape: tuple[int, ...]
     if not isinstance(augment, kind):
         raise UsageError(f"augment is {augment!r}; expected an {kind.__name__}.")
     name = "unit_shift" if kind is EventAugmentation else "shift"
-    extent = min(input_shape[-2:])
+    extent = min((length for length in input_shape[-2:] if length > 1), default=1)
     if getattr(augment, name) >= extent:
         raise UsageError(
             f"augment.{name} is {getattr(augment, name)}; expected less than {extent}, for inputs of shape "
@@ -300,7 +300,7 @@ def moved_units(input_shape: tuple[int, ...], right: np.ndarray, down: np.ndarra
     Args:
         input_shape: its axes; ``x`` is the last of them and ``y``, if there is one, the last but one.
         right: int64 ``[B]``, added to ``x``.
-        down: int64 ``[B]``, added to ``y``; without effect if there is one axis only.
+        down: int64 ``[B]``, added to ``y``; without effect if there is one axis only, or one ``y``.
 
     Returns:
         int64 ``[B, N]``, -1 where a unit leaves the sensor.
@@ -310,8 +310,7 @@ def moved_units(input_shape: tuple[int, ...], right: np.ndarray, down: np.ndarra
     x = unit % width + right[:, None]
     inside = (x >= 0) & (x < width)
     moved = unit + right[:, None]
-    if len(input_shape) > 1:
-        height = input_shape[-2]
+    if len(input_shape) > 1 and (height := input_shape[-2]) > 1:
         y = unit // width % height + down[:, None]
         inside &= (y >= 0) & (y < height)
         moved = moved + down[:, None] * width

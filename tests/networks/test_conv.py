@@ -291,7 +291,14 @@ def test_conv_net_of_impossible_sizes_is_refused(sizes):
 @pytest.mark.parametrize("batch_norm", [False, True])
 def test_a_constant_input_gives_what_its_copies_give(batch_norm):
     torch.manual_seed(0)
-    options = {"input_shape": [2, 8, 8], "num_classes": 3, "step_ms": 1.0, "channels": [4, 5], "padding": 1, "kernel_size": 3}
+    options = {
+        "input_shape": [2, 8, 8],
+        "num_classes": 3,
+        "step_ms": 1.0,
+        "channels": [4, 5],
+        "padding": 1,
+        "kernel_size": 3,
+    }
     network = ConvNet(**options, hidden=[6], input_gain=4.0, batch_norm=batch_norm).double()
     image = torch.rand(1, 7, 128, dtype=torch.float64)
     found = []
