@@ -158,8 +158,8 @@ def read_sound(path: Path, sample_rate: int, stereo: Stereo = "refuse") -> np.nd
         raise DataError(f"{path}: holds no samples. {how}")
     if samples.shape[1] > 1 and stereo == "refuse":
         raise DataError(
-            f"{path}: {samples.shape[1]} channels; expected one. Set data.stereo: mix to take their mean, or write it with "
-            "one channel."
+            f"{path}: {samples.shape[1]} channels; expected one. Set data.stereo: mix to take their mean, or "
+            "write it with one channel."
         )
     mono = samples.mean(1)
     if not np.isfinite(mono).all():
