@@ -39,7 +39,9 @@ COMMANDS = {
     "fit": Command("train a network"),
     "validate": Command("evaluate a checkpoint on the validation set"),
     "test": Command("evaluate a checkpoint on the test set"),
-    "predict": Command("write class, probability and time of decision of every test sample to a file"),
+    "predict": Command(
+        "write class, probability and time of decision of test samples, or of your recordings, to a file"
+    ),
     "configs": Command("list the recipes that come with the package, or copy one", "ss_lightning.cli.recipes"),
     "report": Command("put runs into one HTML page", "ss_lightning.cli.report"),
     "results": Command("put runs into one table, with the commands that repeat them", "ss_lightning.cli.results"),
@@ -53,6 +55,9 @@ COMMANDS = {
     "benchmark": Command("time this package beside its peers", "ss_lightning.benchmark.command"),
 }
 
+# Files without labels need no data module and no trainer.
+_OF_RECORDINGS = Command("classify recordings without labels", "ss_lightning.cli.predict_recordings")
+
 # Commands whose result lies in files. That of the others is what they print.
 _TRAININGS = ("fit", "folds", "sweep")
 
@@ -62,6 +67,7 @@ SUBCOMMAND --help says more. For a start:
   python -m ss_lightning fit --config configs/yinyang.yaml                 train; needs no download
   python -m ss_lightning test --config configs/yinyang.yaml                test the best weights of its newest run
   python -m ss_lightning predict --ckpt_path RUN/checkpoints/best.ckpt     its config is found beside it
+  python -m ss_lightning predict --ckpt_path FILE --recordings FILE ...    recordings without labels
   python -m ss_lightning report runs/yinyang/version_0                     one HTML page with tables and pictures
 
 A config that is not in this folder is looked up among those that come with the package; configs lists them. It holds
@@ -116,6 +122,8 @@ def _run(arguments: list[str]) -> int:
             print(f"ss_lightning {__version__}")
             return 0
         command = find_command(arguments)
+        if arguments[0] == "predict" and any(word.partition("=")[0] == "--recordings" for word in arguments):
+            command = _OF_RECORDINGS
         if command.module == LIGHTNING_CLI and arguments[1:] in (["--help"], ["-h"]):
             print(first_page(arguments[0]), end="")
             return 0

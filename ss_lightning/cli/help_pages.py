@@ -57,7 +57,11 @@ _OF_EVALUATION = (
     ("--trainer.accelerator NAME", "cpu, cuda, mps or auto, which takes the fastest that is there"),
     ("--trainer.default_root_dir DIR", "where run folders are (runs)"),
 )
-_FORMAT = (("--format csv|parquet", "file to write (csv)"),)
+_OF_PREDICTION = (
+    ("--format csv|parquet", "file to write (csv); json as well, of recordings"),
+    ("--recordings FILE ...", "instead of the test set, files or folders of recordings without labels;"),
+    ("", "predict --recordings --help says more"),
+)
 
 
 def first_page(subcommand: str) -> str:
@@ -69,7 +73,7 @@ def first_page(subcommand: str) -> str:
         for name, value in {"class_path": recipe[key]["class_path"], **recipe[key]["init_args"]}.items()
     ]
     common: tuple[tuple[str, str], ...] = _OF_TRAINING if subcommand == "fit" else _OF_EVALUATION
-    common += _FORMAT if subcommand == "predict" else ()
+    common += _OF_PREDICTION if subcommand == "predict" else ()
     return _FIRST_PAGE.format(
         subcommand=subcommand, summary=SUMMARIES[subcommand], example=_EXAMPLE, keys=_table(keys), common=_table(common)
     )

@@ -91,17 +91,23 @@ class RecordingFormat:
         return self.input_of(self.events(*as_recordings(times, units), time_unit))
 
     def events(
-        self, times: Iterable[ArrayLike], units: Iterable[ArrayLike], time_unit: TimeUnit = "s", first: int = 0
+        self,
+        times: Iterable[ArrayLike],
+        units: Iterable[ArrayLike],
+        time_unit: TimeUnit = "s",
+        first: int = 0,
+        source: str = "recordings",
     ) -> FlatEvents:
         """The events of recordings, checked and in order of time.
 
-        Arguments and errors are those of :meth:`batch`; ``first`` is the number of the first recording in messages.
+        Arguments and errors are those of :meth:`batch`; messages call the recordings ``source`` and number them from
+        ``first``.
         """
         advice = (
             f"The network was trained on recordings of {self.num_units} units: number the units of these in the same "
             "way, and leave out events of units that it does not know."
         )
-        place = SamplePlace("recordings", first, advice)
+        place = SamplePlace(source, first, advice)
         return flat_events(times, units, place, num_units=self.num_units, time_unit=time_unit, allow_empty=True)
 
     def input_of(self, events: FlatEvents) -> EventBatch | Tensor:

@@ -14,6 +14,26 @@ from ss_lightning.errors import UsageError
 from ss_lightning.files import write_for_user
 
 
+def check_ending(path: Path, known: Sequence[str] = (".csv", ".json", ".parquet")) -> None:
+    """Look whether predictions can be written to a file.
+
+    Args:
+        path: the file; its ending says how it is written.
+        known: the endings that there are.
+
+    Raises:
+        UsageError: the ending is another one, or Parquet is wanted and pyarrow is not installed.
+    """
+    if path.suffix not in known:
+        endings = f"{', '.join(known[:-1])} or {known[-1]}"
+        raise UsageError(f"predictions are written as {endings}, not as {path.name}")
+    if path.suffix == ".parquet":
+        try:
+            import pyarrow  # noqa: F401
+        except ImportError as error:
+            raise UsageError("Parquet needs pyarrow: pip install pyarrow, or write --format csv") from error
+
+
 class PredictionWriter(BasePredictionWriter):
     """Writes what ``predict`` found to a file, one row a sample in the order of the test set.
 
@@ -27,13 +47,7 @@ class PredictionWriter(BasePredictionWriter):
     def __init__(self, path: str | Path) -> None:
         super().__init__(write_interval="epoch")
         self.path = Path(path)
-        if self.path.suffix not in (".csv", ".parquet"):
-            raise UsageError(f"predictions are written as .csv or .parquet, not as {self.path.name}")
-        if self.path.suffix == ".parquet":
-            try:
-                import pyarrow  # noqa: F401
-            except ImportError as error:
-                raise UsageError("Parquet needs pyarrow: pip install pyarrow, or write --format csv") from error
+        check_ending(self.path, (".csv", ".parquet"))
 
     def write_on_epoch_end(
         self,
