@@ -8,6 +8,7 @@ from ss_lightning.data.custom import EventData
 from ss_lightning.data.datamodule import EventDataModule
 from ss_lightning.data.dataset import EventDataset, identity
 from ss_lightning.data.download import DownloadedData
+from ss_lightning.data.event_folder import EventFolderData
 from ss_lightning.data.folder_data import FolderData
 from ss_lightning.data.image_folder import ImageFolderData
 from ss_lightning.data.images import FashionMNISTData, LatencyImages, MNISTData
@@ -29,6 +30,7 @@ __all__ = [
     "EventData",
     "EventDataModule",
     "EventDataset",
+    "EventFolderData",
     "EventStore",
     "FashionMNISTData",
     "FolderData",

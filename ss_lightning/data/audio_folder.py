@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -127,9 +127,9 @@ class AudioFolderData(FolderData):
             time_unit="ms",
         )
 
-    def recording_readers(self) -> Mapping[str, Reader]:
+    def recording_readers(self, input_shape: Sequence[int] = ()) -> Mapping[str, Reader]:
         """See :meth:`ss_lightning.data.EventDataModule.recording_readers`."""
-        return {**super().recording_readers(), **dict.fromkeys(self.suffixes, self._read_recording)}
+        return {**super().recording_readers(input_shape), **dict.fromkeys(self.suffixes, self._read_recording)}
 
     def _read_recording(self, path: Path, time_unit: TimeUnit = "s") -> Iterator[Recording]:
         """A sound file by way of the same filters and code as in training; the time unit is not asked for."""

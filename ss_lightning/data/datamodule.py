@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, cast
 
 import lightning
@@ -206,11 +206,14 @@ class EventDataModule(lightning.LightningDataModule):
             units_per_input=self.units_per_input,
         )
 
-    def recording_readers(self) -> Mapping[str, Reader]:
+    def recording_readers(self, input_shape: Sequence[int] = ()) -> Mapping[str, Reader]:
         """Of each ending of a file name what reads recordings from it, for predictions without labels.
 
         A subclass whose recordings come in files of its own adds to this, with the settings of the training. Nothing
         of the data may be needed here.
+
+        Args:
+            input_shape: shape of one step of the network's input.
         """
         return READERS
 

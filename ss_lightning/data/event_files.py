@@ -149,8 +149,8 @@ class EventReader:
             return np.argsort(t, kind="stable")
         event = int(falls.argmax())
         raise DataError(
-            f"{source}, event {event + 1}: time {t[event + 1]} comes after {t[event]}: times must not go backwards. Set "
-            "data.sort_times: true if the order in the file means nothing."
+            f"{source}, event {event + 1}: time {t[event + 1]} comes after {t[event]}: times must not go backwards. "
+            "Set data.sort_times: true if the order in the file means nothing."
         )
 
     def _places(self, source: str, arrays: Mapping[str, np.ndarray]) -> tuple[np.ndarray, tuple[int, ...]]:
@@ -298,9 +298,7 @@ def read_columns(path: Path) -> tuple[Columns, TimeUnit | None]:
         reason = " ".join(str(error).split()) or type(error).__name__
     except (zipfile.BadZipFile, struct.error, AssertionError) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
-    raise DataError(
-        f"{path}: cannot be read as {path.suffix.lower()} ({reason}). Get or write it again, or remove it."
-    )
+    raise DataError(f"{path}: cannot be read as {path.suffix.lower()} ({reason}). Get or write it again, or remove it.")
 
 
 def _named(path: Path, arrays: Mapping[str, Any]) -> Columns:
@@ -324,8 +322,8 @@ def _structured(path: Path, array: np.ndarray) -> Columns:
     if array.ndim == 2 and array.shape[1] == 2:
         return {"t": array[:, 0], "unit": array[:, 1]}
     raise DataError(
-        f"{path}: an array {array.dtype} of shape {array.shape}; expected a structured array with t, x, y and p, or two "
-        "columns, times and units."
+        f"{path}: an array {array.dtype} of shape {array.shape}; expected a structured array with t, x, y and p, or "
+        "two columns, times and units."
     )
 
 
@@ -381,7 +379,9 @@ def _read_parquet(path: Path) -> tuple[Columns, None]:
     try:
         from pyarrow import parquet
     except ImportError as error:
-        raise UsageError(f"{path}: parquet files need pyarrow. Install it: pip install 'ss-lightning[parquet]'") from error
+        raise UsageError(
+            f"{path}: parquet files need pyarrow. Install it: pip install 'ss-lightning[parquet]'"
+        ) from error
     table = parquet.read_table(path)
     return _named(path, {name: table[name].to_numpy() for name in table.column_names}), None
 
@@ -399,8 +399,8 @@ def _read_hdf5(path: Path) -> tuple[Columns, None]:
         file.visititems(note)
         if {"spikes/times", "labels"} <= set(found):
             raise DataError(
-                f"{path}: holds many recordings, in the layout of SHD. Use --data ss_lightning.data.SHDData, or write one "
-                "file for each recording."
+                f"{path}: holds many recordings, in the layout of SHD. Use --data ss_lightning.data.SHDData, or write "
+                "one file for each recording."
             )
         compound = [thing for thing in found.values() if thing.dtype.names is not None]
         if len(compound) == 1:

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
 from ss_lightning.arrays import TimeUnit
 from ss_lightning.data.argument_checks import checked_choice, checked_whole_number
 from ss_lightning.data.augment import UNCHANGED, EventAugmentation, checked_augmentation
-from ss_lightning.data.event_files import EventReader, read_columns
+from ss_lightning.data.event_files import EventReader
 from ss_lightning.data.folder_data import FolderData
 from ss_lightning.data.layouts import EVENT_SUFFIXES
 from ss_lightning.data.recording_files import Reader, Recording
-from ss_lightning.data.split_files import read_split_file, split_files
+from ss_lightning.data.split_files import Parts, read_split_files, split_files
 from ss_lightning.data.splits import Splits
 from ss_lightning.data.store import EventStore
 from ss_lightning.errors import UsageError
@@ -92,15 +93,30 @@ class EventFolderData(FolderData):
 
     def load_splits(self) -> Splits:
         """See :meth:`FolderData.load_splits`."""
-        files = split_files(Path(self.root).expanduser())
-        if files:
-            parts = {part: read_split_file(path, self.event_reader) for part, path in files.items()}
-            return self.splits_of(*EventStore.joined_parts(parts))
-        splits = super().load_splits()
+        found = self._split_files()
+        splits = super().load_splits() if found is None else self.splits_of(*found)
         checked_augmentation(self.augment, EventAugmentation, splits.train.store.input_shape)
         if self.units_per_input > 1 and len(splits.train.store.input_shape) > 1:
             raise UsageError("units_per_input is for recordings without x and y; use data.pixels_per_input.")
         return splits
+
+    def speakers(self) -> list[str]:
+        """See :meth:`FolderData.speakers`."""
+        found = self._split_files()
+        if found is None:
+            return super().speakers()
+        kept = found.parts != "test" if self.exclude_test_part else np.ones(len(found.parts), bool)
+        if found.store.groups is None:
+            raise UsageError(f"{self.root}: the files have no array groups, so there are no speakers to leave out.")
+        return [found.group_names[group] for group in np.unique(found.store.groups[kept])]
+
+    def _split_files(self) -> Parts | None:
+        """The recordings, where each part is one file."""
+        files = split_files(Path(self.root).expanduser())
+        reader = self.event_reader
+        if not files:
+            return None
+        return read_split_files(files, reader.num_units, reader.time_unit, reader.allow_empty)
 
     def make_store(
         self,
@@ -124,3 +140,45 @@ class EventFolderData(FolderData):
             class_names=class_names,
             time_unit=sizes["time_unit"],
         )
+
+    def recording_readers(self, input_shape: Sequence[int] = ()) -> Mapping[str, Reader]:
+        """See :meth:`ss_lightning.data.EventDataModule.recording_readers`."""
+
+        def read(path: Path, time_unit: TimeUnit = "s") -> Iterator[Recording]:
+            reader = replace(self.event_reader, time_unit=time_unit)
+            recorded = reader.read(path)
+            shape = reader.input_shape(dict(zip(recorded.axes, recorded.extent, strict=True)))
+            if "unit" not in recorded.axes and self.event_reader.sensor_size is None:
+                shape = tuple(input_shape)  # of the training, where this recording may have less
+            units = reader.units(recorded.places, recorded.axes, shape)
+            yield Recording(path, 0, recorded.times, units, cast(TimeUnit, recorded.time_unit))
+
+        return {**super().recording_readers(input_shape), **dict.fromkeys(self.suffixes, read)}
+
+
+def checked_sensor_size(size: Sequence[int] | None) -> tuple[int, int] | None:
+    """Width and height of a sensor.
+
+    Raises:
+        UsageError: they are not.
+    """
+    if size is None:
+        return None
+    if isinstance(size, str) or not isinstance(size, Sequence) or len(size) != 2:
+        raise UsageError(f"sensor_size is {size!r}; expected width and height, such as [128, 128].")
+    width, height = (checked_whole_number("a length in sensor_size", length, most=2**14) for length in size)
+    return width, height
+
+
+def checked_window(window: Sequence[float] | None) -> tuple[float, float] | None:
+    """Begin and end of a window in milliseconds.
+
+    Raises:
+        UsageError: they are not.
+    """
+    if window is None:
+        return None
+    numbers = not isinstance(window, str) and isinstance(window, Sequence) and len(window) == 2
+    if not numbers or not all(isinstance(edge, (int, float)) for edge in window) or not 0 <= window[0] < window[1]:
+        raise UsageError(f"window_ms is {window!r}; expected begin and end, such as [0, 500].")
+    return float(window[0]), float(window[1])

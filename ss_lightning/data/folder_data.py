@@ -6,6 +6,7 @@ import atexit
 import shutil
 import tempfile
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -123,6 +124,10 @@ class FolderData(EventDataModule):
         labels = np.array([class_numbers[one.label] for one in found], np.int64)
         groups = np.array([group_numbers[one.group] for one in found], np.int64) if group_names else None
         store = self.make_store(arrays, sizes, labels, groups, class_names)
+        return self.splits_of(store, np.array([one.part for one in found]), group_names)
+
+    def splits_of(self, store: SampleStore, parts: np.ndarray, group_names: Sequence[str]) -> Splits:
+        """The parts of a store, see :class:`~ss_lightning.data.splits.PartChoice`."""
         choice = PartChoice(
             self.val_fraction,
             self.test_fraction,
@@ -131,7 +136,7 @@ class FolderData(EventDataModule):
             self.exclude_test_part,
             self.seed,
         )
-        train, val, test = choice.choose(np.array([one.part for one in found]), groups, group_names)
+        train, val, test = choice.choose(parts, store.groups, group_names)
         return Splits(*(Subset(store, part) if len(part) else None for part in (train, val, test)))  # type: ignore[arg-type]
 
     def speakers(self) -> list[str]:

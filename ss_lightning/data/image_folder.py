@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Literal, cast
 
 import numpy as np
 
+from ss_lightning.arrays import TimeUnit
 from ss_lightning.data.argument_checks import checked_choice, checked_whole_number
 from ss_lightning.data.augment import UNCHANGED_IMAGES, ImageAugmentation, checked_augmentation
 from ss_lightning.data.folder_data import FolderData
 from ss_lightning.data.layouts import IMAGE_SUFFIXES
-from ss_lightning.data.pixels import Code, Color, ImageReader, PixelCode, PixelDataset, PixelStore
+from ss_lightning.data.pixels import Code, Color, ImageReader, PixelCode, PixelDataset, PixelStore, pixel_steps
+from ss_lightning.data.recording_files import Reader, Recording
 from ss_lightning.data.splits import Splits, Subset
 from ss_lightning.errors import UsageError
 from ss_lightning.signatures import passes_on_to
@@ -84,6 +87,25 @@ class ImageFolderData(FolderData):
         """How pixels become the input of a network."""
         silent = self.background == "silent"
         return PixelCode(self.num_steps, self.code, silent, cast(Any, self.input))
+
+    def recording_readers(self, input_shape: Sequence[int] = ()) -> Mapping[str, Reader]:
+        """See :meth:`ss_lightning.data.EventDataModule.recording_readers`."""
+        channels, *size = input_shape or (1, *(self.size or (1, 1)))
+        # What the training data were like, where the settings leave it to them.
+        reader = ImageReader(self.size or (size[0], size[1]), "grey" if channels == 1 else "rgb")
+
+        def read(path: Path, time_unit: TimeUnit = "s") -> Iterator[Recording]:
+            if self.code == "current":
+                raise UsageError(
+                    f"{path}: this network was trained on constant currents (data.code: current), which are no events. "
+                    "Put the images into a folder test/<class>/ and leave --recordings out"
+                )
+            pixels = reader.read(path).ravel()
+            times = pixel_steps(pixels, self.num_steps) * self.step_ms
+            units = np.flatnonzero((pixels > 0) | (self.background == "last_step"))
+            yield Recording(path, 0, times[units], units, "ms")
+
+        return {**super().recording_readers(input_shape), **dict.fromkeys(self.suffixes, read)}
 
     def dataset(self, subset: Subset) -> PixelDataset:
         """See :meth:`ss_lightning.data.EventDataModule.dataset`."""
