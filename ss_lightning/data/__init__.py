@@ -19,6 +19,7 @@ from ss_lightning.data.samplers import EvaluationSampler, TrainingSampler
 from ss_lightning.data.shd import HeidelbergData, SHDData, SSCData, held_out_speakers
 from ss_lightning.data.splits import Splits, Subset
 from ss_lightning.data.store import EventStore
+from ss_lightning.data.tonic_data import TonicData
 from ss_lightning.data.yinyang import YinYangData
 
 __all__ = [
@@ -46,6 +47,7 @@ __all__ = [
     "SSCData",
     "Splits",
     "Subset",
+    "TonicData",
     "TrainingSampler",
     "YinYangData",
     "bin_events",

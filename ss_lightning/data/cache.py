@@ -113,18 +113,18 @@ def cached_stores(
 def _entry(folder: Path, source: Path, settings: tuple) -> tuple[Path, list[Path]]:
     """Where the store made from ``source`` is kept, and what is kept there for the same path."""
     prefix = f"{source.stem}-{digest(source.resolve())}"
-    state = digest(_state(source), FORMAT_VERSION, settings)
+    state = digest(file_states(source), FORMAT_VERSION, settings)
     entry = folder / f"{prefix}-{state}"
     # With a dot in front: what is left of a process that was killed as it wrote.
     others = [*folder.glob(f"{prefix}-*"), *folder.glob(f".{prefix}-*")]
     return entry, [other for other in others if other != entry]
 
 
-def _state(source: Path | os.DirEntry) -> object:
+def file_states(source: Path | os.DirEntry) -> object:
     """What changes when a file, or anything in a folder, changes."""
     refuse_broken_link(Path(source))
     if source.is_dir():
-        return sorted((entry.name, _state(entry)) for entry in os.scandir(os.fspath(source)))
+        return sorted((entry.name, file_states(entry)) for entry in os.scandir(os.fspath(source)))
     status = source.stat()
     # Copying tools set the modification time back, but not the other one.
     return status.st_size, status.st_mtime_ns, status.st_ctime_ns
