@@ -94,9 +94,12 @@ def save_bytes(path: Path, content: bytes) -> None:
 
 
 def display_path(path: str | os.PathLike[str]) -> str:
-    """A path as a person would type it: relative when it lies below the current folder."""
-    relative = os.path.relpath(path)
-    return os.fspath(path) if relative.startswith("..") else relative
+    """A path as a person would type it: relative when it lies below the current folder, with slashes on Windows too."""
+    try:
+        relative = os.path.relpath(path)
+    except ValueError:  # on another drive of Windows
+        relative = ".."
+    return (os.fspath(path) if relative.startswith("..") else relative).replace(os.sep, "/")
 
 
 @contextmanager

@@ -16,6 +16,9 @@ from torchmetrics.classification import MulticlassAccuracy
 from ss_lightning.events import EventBatch
 from ss_lightning.networks import NetworkOutput, Spikes
 
+# A matrix of more classes cannot be read.
+_MOST_CLASSES_SHOWN = 256
+
 
 class _PerSample(Metric):
     """A total divided by a number of things; all states sum over processes.
@@ -127,6 +130,31 @@ class DeadFraction(Metric):
         return (self.fired == 0).float().mean()
 
 
+class ConfusionMatrix(Metric):
+    """How often each class was taken for each.
+
+    Args:
+        num_classes: ``C``.
+    """
+
+    full_state_update = False
+    counts: Tensor
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.add_state("counts", torch.zeros(num_classes, num_classes, dtype=torch.long), dist_reduce_fx="sum")
+
+    def update(self, scores: Tensor, labels: Tensor) -> None:
+        """Add scores ``[B, C]`` of samples whose true classes are ``labels`` ``[B]``."""
+        classes = len(self.counts)
+        cell = labels * classes + scores.argmax(1)
+        self.counts += torch.bincount(cell, minlength=classes**2).view(classes, classes)
+
+    def compute(self) -> Tensor:
+        """int64 ``[C, C]``: samples by true class (rows) and predicted class (columns)."""
+        return self.counts
+
+
 def input_spike_count(spikes: Spikes) -> Tensor:
     """Input spikes of each sample and unit.
 
@@ -158,6 +186,8 @@ class EvaluationMetrics(nn.Module):
         super().__init__()
         self.loss = MeanMetric()
         self.accuracy = MulticlassAccuracy(num_classes, average="micro")
+        # Not logged, for it is no number, and not counted where nobody could look at it.
+        self.confusion = ConfusionMatrix(num_classes) if num_classes <= _MOST_CLASSES_SHOWN else None
         self.input_spikes_per_sample = SpikesPerSample()
         self.synops_per_sample = SynopsPerSample()
         self.spikes_per_sample = SpikesPerSample()
@@ -197,6 +227,8 @@ class EvaluationMetrics(nn.Module):
             return
         self.loss.update(loss.detach(), weight=len(labels))
         self.accuracy.update(scores, labels)
+        if self.confusion is not None:
+            self.confusion.update(scores, labels)
         input_count = input_spike_count(spikes)
         self.input_spikes_per_sample.update(input_count)
         layers = [layer.spike_count.detach() for layer in output.activity]
@@ -207,6 +239,17 @@ class EvaluationMetrics(nn.Module):
         for metrics, count, layer in zip(self.layers, layers, output.activity, strict=True):
             _update_activity(metrics, count, layer.first_spike_time)
 
+    def take_confusion(self) -> Tensor | None:
+        """The confusion matrix ``[C, C]`` of what was evaluated since the last call, on the CPU; None for many classes.
+
+        All processes of a training must call this.
+        """
+        if self.confusion is None:
+            return None
+        counts = self.confusion.compute().cpu()
+        self.confusion.reset()
+        return counts
+
     def dead_fractions(self) -> list[float]:
         """Share of the neurons of each hidden layer that fired for no sample."""
         return [float(layer["dead_fraction"].compute()) for layer in self.layers]  # type: ignore[index]
@@ -214,7 +257,7 @@ class EvaluationMetrics(nn.Module):
     def named_metrics(self) -> Iterator[tuple[str, Metric]]:
         """Names as they are logged, without the ``val/`` or ``test/`` in front."""
         for name, module in self.named_children():
-            if isinstance(module, Metric):
+            if isinstance(module, Metric) and module is not self.confusion:
                 yield name, module
         for index, layer in enumerate(self.layers):
             for name, module in layer.items():  # type: ignore[operator]

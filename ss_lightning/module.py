@@ -65,6 +65,8 @@ class SpikingClassifier(L.LightningModule):
     Attributes:
         recording_format: time grid, units and class names of the data of the training, kept in checkpoints; None for a
             network that was not trained on an :class:`ss_lightning.data.EventDataModule`.
+        confusion: int64 ``[C, C]``, samples of the last evaluation by true class (rows) and predicted class (columns);
+            None before one, and for more than 256 classes.
 
     Raises:
         ValueError: a number is out of its range.
@@ -104,6 +106,7 @@ class SpikingClassifier(L.LightningModule):
         self.cuda_graph = cuda_graph
         self._graphed: GraphedNetwork | None = None
         self.recording_format: RecordingFormat | None = None
+        self.confusion: Tensor | None = None
         self._told_dead: set[int] = set()
         num_classes, sizes = int(network.num_classes), network.layer_sizes
         self.train_accuracy = MulticlassAccuracy(num_classes, average="micro")
@@ -415,6 +418,7 @@ class SpikingClassifier(L.LightningModule):
 
     def _log_metrics(self, metrics: EvaluationMetrics, stage: str) -> None:
         # Once per epoch: logging them in every step costs more than the step of a small network.
+        self.confusion = metrics.take_confusion()
         for name, metric in metrics.named_metrics():
             self.log(f"{stage}/{name}", metric, prog_bar=name == "accuracy")
 

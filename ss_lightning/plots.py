@@ -109,7 +109,7 @@ def first_spike_histogram(times: Mapping[str, Tensor], num_steps: int, step_ms: 
         num_steps: ``T``.
         step_ms: length of a step in milliseconds.
     """
-    figure, axes = _grid(len(times), 1, cell=(6, 1.9), sharex=True)
+    figure, axes = _grid(len(times), 1, cell=(4.6, 1.9), sharex=True)
     edges = np.linspace(0, num_steps, min(num_steps, 50) + 1)
     for (axis,), (name, steps) in zip(axes, times.items(), strict=True):
         fired = steps[steps < num_steps].numpy()
@@ -128,7 +128,7 @@ def time_constants(betas: Mapping[str, Tensor], step_ms: float) -> Figure:
         betas: decay ``[N]`` of each layer, in [0, 1].
         step_ms: length of a step in milliseconds.
     """
-    figure, axes = _grid(len(betas), 2, cell=(3.4, 1.9), sharex="col")
+    figure, axes = _grid(len(betas), 2, cell=(2.7, 1.9), sharex="col")
     taus = {name: _finite_taus(beta, step_ms) for name, beta in betas.items()}
     lowest, highest = _range(np.concatenate(list(taus.values())))
     # On a logarithmic axis bins of equal width grow with the value.
@@ -176,7 +176,7 @@ def curves(
         ylabel: what the values are, with their unit.
         from_zero: begin the y-axis at 0.
     """
-    figure, ((axis,),) = _grid(1, 1, cell=(6, 3.4))
+    figure, ((axis,),) = _grid(1, 1, cell=(4.6, 3.0))
     for index, (name, (x, y)) in enumerate(series.items()):
         style = _line_style(index) if index < _MAX_CURVES else {"color": GREY, "linewidth": 0.8}
         if len(x) > _MAX_MARKERS:
@@ -188,8 +188,89 @@ def curves(
     _whole_numbers(axis.xaxis)
     axis.grid(axis="y", linewidth=0.4)
     if len(series) > 1:
-        figure.legend(loc="outside lower center", ncols=min(3, len(series)), frameon=False)
+        _legend_below(figure, *axis.get_legend_handles_labels())
     return figure
+
+
+def learning_curve(history: Sequence[Mapping[str, float]], best: int | None = None) -> Figure:
+    """Accuracy and loss over the epochs, of training and validation.
+
+    Args:
+        history: metrics of every epoch, ``epoch`` among them.
+        best: number of the epoch with the best validation accuracy, to mark it.
+    """
+    figure, ((left, right),) = _grid(1, 2, cell=(2.7, 2.5))
+    lines: dict[str, Any] = {}
+    for axis, metric in ((left, "accuracy"), (right, "loss")):
+        for index, (part, name) in enumerate((("train", "training"), ("val", "validation"))):
+            points = [(epoch["epoch"], epoch[f"{part}/{metric}"]) for epoch in history if f"{part}/{metric}" in epoch]
+            if points:
+                style = _line_style(index) | ({"marker": None} if len(points) > _MAX_MARKERS else {"markersize": 4})
+                (lines[name],) = axis.plot(*zip(*points, strict=True), **style)
+        if best is not None:
+            lines["best validation accuracy"] = axis.axvline(best, color=BLACK, linestyle=":", linewidth=1.2)
+        axis.set(xlabel="epoch", ylabel=metric)
+        _whole_numbers(axis.xaxis)
+        axis.grid(axis="y", linewidth=0.4)
+    if all(value > 0 for line in right.get_lines()[:2] for value in line.get_ydata()) and _spans_decades(right):
+        right.set_yscale("log")
+    _legend_below(figure, list(lines.values()), list(lines))
+    return figure
+
+
+def _spans_decades(axis: Any) -> bool:
+    """Whether the lines of an axis are too far apart for a linear one."""
+    values = [value for line in axis.get_lines()[:2] for value in line.get_ydata()]
+    return len(values) > 0 and max(values) > 30 * min(values)
+
+
+# Beyond this many classes the cells of a confusion matrix have no room for numbers, and the names get small.
+_MAX_CELLS = 12
+
+
+def confusion_matrix(counts: Tensor, class_names: Sequence[str], of: str = "samples") -> Figure:
+    """How often each class was taken for each, with the accuracy of each class beside its name.
+
+    Args:
+        counts: int64 ``[C, C]``, samples by true class (rows) and predicted class (columns).
+        class_names: one name per class.
+        of: what the samples are, such as "validation samples".
+    """
+    table = counts.numpy()
+    totals = table.sum(1)
+    share = table / np.maximum(totals, 1)[:, None]
+    classes = len(table)
+    few = classes <= _MAX_CELLS
+    side = min(9.0, max(3.2, 0.55 * classes if few else 0.24 * classes))
+    figure, ((axis,),) = _grid(1, 1, cell=(side + 1.9, side + 0.4))
+    image = axis.imshow(share, cmap="Blues", vmin=0, vmax=1)
+    size = 9 if classes <= 20 else max(4, 180 / classes)
+    names = [_clipped(name) for name in class_names]
+    rows = [
+        f"{name}  {value:.1%}" if total else f"{name}  none"
+        for name, value, total in zip(names, share.diagonal(), totals, strict=True)
+    ]
+    axis.set_yticks(range(classes), rows, fontsize=size)
+    axis.set_xticks(range(classes), names, fontsize=size, rotation=0 if few and max(map(len, names)) < 5 else 90)
+    axis.tick_params(length=0)
+    axis.spines[:].set_visible(False)
+    if few:
+        for true, predicted in np.ndindex(classes, classes):
+            if table[true, predicted]:
+                colour = "white" if share[true, predicted] > 0.6 else BLACK
+                axis.text(
+                    predicted, true, f"{table[true, predicted]:,}", ha="center", va="center", color=colour, fontsize=8
+                )
+    else:
+        figure.colorbar(image, label="share of the class", shrink=0.7)
+    axis.set(xlabel="predicted class", ylabel="true class, and how much of it is right")
+    right = table.trace() / max(1, table.sum())
+    axis.set_title(f"{right:.2%} of {table.sum():,} {of}", fontsize=10, loc="left")
+    return figure
+
+
+def _clipped(name: str, longest: int = 14) -> str:
+    return name if len(name) <= longest else f"{name[: longest - 1]}…"
 
 
 def _line_style(index: int) -> dict[str, Any]:
@@ -209,7 +290,7 @@ def accuracy_over_training(spikes: Sequence[float], accuracy: Sequence[float], e
         accuracy: between 0 and 1.
         epochs: number of each epoch.
     """
-    figure, ((axis,),) = _grid(1, 1, cell=(5, 3.6))
+    figure, ((axis,),) = _grid(1, 1, cell=(4.6, 3.2))
     axis.plot(spikes, accuracy, color=GREY, linewidth=0.8, zorder=1)
     points = axis.scatter(
         spikes, accuracy, c=list(epochs), cmap="cividis", s=30, edgecolors=BLACK, linewidths=0.4, zorder=2
@@ -243,7 +324,7 @@ def pareto(spikes: Sequence[float], accuracy: Sequence[float], names: Sequence[s
         accuracy: between 0 and 1.
         names: a short name of each run.
     """
-    figure, ((axis,),) = _grid(1, 1, cell=(5.5, 3.8))
+    figure, ((axis,),) = _grid(1, 1, cell=(4.6, 3.4))
     front = pareto_front(spikes, accuracy)
     rest = [index for index in range(len(names)) if index not in front]
     axis.scatter(
@@ -310,9 +391,7 @@ def panels(
         axis.set_title(title, fontsize=10)
     axes[-1][len(titles) // 2].set_xlabel(xlabel)  # once: beside one another they would overlap
     handles = [lines[name] for name in names if name in lines]
-    # As many beside one another as fit: about 13 letters to the inch, and 6 for the line in front of them.
-    fitting = int(13 * figure.get_figwidth() / (6 + max(map(len, names))))
-    figure.legend(handles, names, loc="outside lower center", ncols=max(1, min(3, fitting, len(names))), frameon=False)
+    _legend_below(figure, handles, names)
     return figure
 
 
@@ -402,6 +481,13 @@ def _grid(rows: int, columns: int, cell: tuple[float, float], **share: Any) -> t
     for axis in axes.flat:
         axis.spines[["top", "right"]].set_visible(False)
     return figure, axes
+
+
+def _legend_below(figure: Figure, handles: Sequence[Any], names: Sequence[str]) -> None:
+    """A legend below the axes, with as many entries beside one another as fit: 13 letters go to the inch."""
+    fitting = int(13 * figure.get_figwidth() / (6 + max(map(len, names))))  # 6 for the line in front of a name
+    columns = max(1, min(3, fitting, len(names)))
+    figure.legend(handles, names, loc="outside lower center", ncols=columns, frameon=False)
 
 
 def _titles(axes: np.ndarray, titles: Sequence[str], xlabel: str) -> None:

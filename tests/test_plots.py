@@ -143,3 +143,27 @@ def test_nothing_is_left_in_pyplot():
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "True"
+
+
+def test_a_confusion_matrix_says_how_much_of_each_class_is_right():
+    figure = plots.confusion_matrix(
+        torch.tensor([[3, 1], [0, 0]]), ["left", "a name that is very long"], "test samples"
+    )
+    (axis,) = figure.axes
+    assert [label.get_text() for label in axis.get_yticklabels()] == ["left  75.0%", "a name that i…  none"]
+    assert [text.get_text() for text in axis.texts] == ["3", "1"]
+    assert axis.get_title(loc="left") == "75.00% of 4 test samples"
+
+
+def test_a_confusion_matrix_of_many_classes_has_no_numbers():
+    figure = plots.confusion_matrix(torch.eye(35, dtype=torch.long), [str(n) for n in range(35)])
+    assert not figure.axes[0].texts
+    assert len(figure.axes) == 2  # a scale of colours
+
+
+def test_a_learning_curve_marks_the_best_epoch():
+    history = [{"epoch": n, "train/loss": 3 / n, "val/loss": 4 / n, "train/accuracy": n / 4} for n in (1, 2, 3)]
+    left, right = plots.learning_curve(history, 3).axes
+    assert [len(axis.get_lines()) for axis in (left, right)] == [2, 3]
+    assert right.get_lines()[1].get_ydata() == pytest.approx([4, 2, 4 / 3])
+    assert plots.learning_curve([{"epoch": 1, "train/loss": 2.0}]).axes

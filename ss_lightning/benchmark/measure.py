@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
 import os
-import resource
 import statistics
 import subprocess
 import sys
@@ -245,11 +245,15 @@ def _print_peak(name: str, cell_text: str, threads: int) -> None:
     print((_peak_kib() - before) / 1024)
 
 
-def _peak_kib() -> int:
+def _peak_kib() -> float:
     """Most memory that this process has held. Linux hands ``ru_maxrss`` down to children, but not ``VmHWM``."""
     if os.path.exists("/proc/self/status"):
         with open("/proc/self/status", encoding="utf-8") as file:
             return next(int(line.split()[1]) for line in file if line.startswith("VmHWM"))
+    try:
+        import resource
+    except ImportError:  # Windows
+        return math.nan
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024  # bytes on macOS
 
 

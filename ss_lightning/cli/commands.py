@@ -211,6 +211,10 @@ def _print_error(error: Exception | str, code: int) -> int:
     return code
 
 
+# What Lightning logs of its own products, and of the end that the lines of the epochs show.
+_NOT_SAID = ("litlogger", "litmodels", "`Trainer.fit` stopped: `max_epochs=")
+
+
 def _silence_warnings() -> None:
     """Silence notes of Lightning that do not hold here."""
     # Batches are made in one vectorised step: more workers would not make them faster.
@@ -227,5 +231,5 @@ def _silence_warnings() -> None:
     # Lightning 2.6 on torch 2.14 warns about its own code.
     warnings.filterwarnings("ignore", message=".*treespec, LeafSpec.*")
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(
-        lambda record: "litlogger" not in record.getMessage() and "litmodels" not in record.getMessage()
+        lambda record: not any(text in record.getMessage() for text in _NOT_SAID)
     )

@@ -9,7 +9,7 @@ import shutil
 import sys
 from argparse import ArgumentError
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
 from itertools import pairwise
 from pathlib import Path
 from pkgutil import resolve_name
@@ -64,9 +64,10 @@ from ss_lightning.runs.folders import (
     is_first_process,
     reserve_run,
 )
-from ss_lightning.runs.pictures import Pictures
+from ss_lightning.runs.history import plain_numbers
+from ss_lightning.runs.pictures import ConfusionPicture, Pictures
 from ss_lightning.runs.predictions import PredictionWriter
-from ss_lightning.runs.progress import EpochLines
+from ss_lightning.runs.progress import EpochBar, EpochLines, NetworkTable
 from ss_lightning.runs.reading import read_json
 from ss_lightning.runs.record import RunRecord
 
@@ -326,7 +327,9 @@ class SpikingCLI(LightningCLI):
         written = config.trainer.logger
         config.trainer.logger = self._placed(written)
         try:
-            with _spinner("preparing data") if self.given_run_folder is None else nullcontext():
+            with ExitStack() as self.preparing:
+                if self.given_run_folder is None:
+                    self.preparing.enter_context(_spinner("preparing data"))
                 super().instantiate_classes()
         except ValueError as error:
             cause = innermost_error(error)  # the parser wraps what a constructor says
@@ -353,6 +356,7 @@ class SpikingCLI(LightningCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """The trainer: it logs to the run folder as CSV beside the loggers of the config, and ``fit`` keeps weights."""
+        self.preparing.close()  # the trainer prints lines of its own
         config = {**self._get(self.config_init, "trainer"), **kwargs}
         callbacks = config["callbacks"] or []
         callbacks = list(callbacks) if isinstance(callbacks, list) else [callbacks]
@@ -360,11 +364,15 @@ class SpikingCLI(LightningCLI):
             config["logger"] = self._loggers(config["logger"])
             callbacks += self._record(), *self.extra_callbacks
             callbacks += self._fit_callbacks() if self.subcommand == "fit" else []
-        if not is_interactive():
-            # Bars and tables that redraw themselves make no sense in a file.
-            if config["enable_progress_bar"] is not False and not any(isinstance(c, ProgressBar) for c in callbacks):
-                callbacks.append(EpochLines())
-            config["enable_model_summary"] = bool(config["enable_model_summary"])
+            if self.subcommand in ("test", "validate") and self._get(self.config_init, "pictures").every_n_epochs:
+                callbacks.append(ConfusionPicture(self.run_folder))
+        if config["enable_progress_bar"] is not False and not any(isinstance(c, ProgressBar) for c in callbacks):
+            # Bars that redraw themselves make no sense in a file.
+            callbacks.append(EpochBar() if is_interactive() else EpochLines())
+        if config["enable_model_summary"] is None:
+            # Lightning's table knows modules and their parameters, and nothing of neurons.
+            config["enable_model_summary"] = False
+            callbacks += [NetworkTable()] if self.subcommand == "fit" and self.given_run_folder is None else []
         plugins = config["plugins"] or []
         plugins = list(plugins) if isinstance(plugins, list) else [plugins]
         if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
@@ -501,10 +509,50 @@ class SpikingCLI(LightningCLI):
         print(f"test it with     python -m ss_lightning test --ckpt_path {shlex.quote(best)}")
         print(f"look at it with  python -m ss_lightning report {shlex.quote(display_path(self.run_folder))}")
 
+    def validate(self, **options: Any) -> Any:
+        """Evaluate on the validation set; the values are printed by :meth:`after_validate`."""
+        return self._evaluate("validate", options)
+
+    def test(self, **options: Any) -> Any:
+        """Evaluate on the test set; the values are printed by :meth:`after_test`."""
+        return self._evaluate("test", options)
+
+    def _evaluate(self, name: str, options: dict[str, Any]) -> Any:
+        self.says_values = options.pop("verbose", True)
+        return getattr(self.trainer, name)(**options, verbose=False)
+
+    def after_test(self) -> None:
+        """Say the values, rounded, and where they lie."""
+        if not self.trainer.is_global_zero or not self.says_values:
+            return
+        if self.run_folder is not None:
+            finish_wandb()
+        for line in metric_lines(plain_numbers(self.trainer.callback_metrics)):
+            print(line)
+        if self.run_folder is not None:
+            print(f"\nmetrics   {display_path(self.run_folder / 'summary.json')}")
+            pictures = self.run_folder / "pictures"
+            if pictures.is_dir():
+                print(f"pictures  {display_path(pictures)}")
+
+    after_validate = after_test
+
     def after_predict(self) -> None:
         """Say where the predictions are."""
         if self.run_folder is not None and self.trainer.is_global_zero and self.predictions.is_file():
             print(f"predictions  {display_path(self.predictions)}")
+
+
+def metric_lines(metrics: Mapping[str, float]) -> list[str]:
+    """A line for each metric, rounded to what its name can bear."""
+    shares = ("accuracy", "dead_fraction")
+    width = max(map(len, metrics), default=0)
+    lines = []
+    for name, value in sorted(metrics.items()):
+        is_share = any(word in name for word in shares)
+        text = f"{value:.4f}" if is_share or "loss" in name else f"{value:,.2f}" if value < 1000 else f"{value:,.0f}"
+        lines.append(f"{name:{width}}  {text}")
+    return lines
 
 
 def summary_lines(best: Mapping[str, float], seconds: float) -> list[tuple[str, str]]:

@@ -14,10 +14,12 @@ from ss_lightning import plots
 from ss_lightning.errors import DataError, UsageError
 from ss_lightning.files import display_path, save_text
 from ss_lightning.parsing import parse_arguments
-from ss_lightning.runs.configs import config_differences, flatten_config
+from ss_lightning.runs.configs import config_differences, data_source, flatten_config
 from ss_lightning.runs.reading import Run, read_run
 
 _CAPTIONS = {
+    "learning_curve": "Accuracy and loss over the training",
+    "confusion_matrix": "Which class is taken for which in the validation set",
     "input_raster": "Input spikes of some samples, by their class",
     "hidden_raster": "Spikes of the hidden neurons for the same samples",
     "readout": "Readout for the same samples",
@@ -28,24 +30,38 @@ _CAPTIONS = {
 }
 
 
-# A panel per sample.
-_WIDE = ("input_raster", "hidden_raster", "readout")
+# In pixels. Wider pictures get a row of their own.
+_WIDE = 900
 
 
 def render_report(runs: Sequence[Run]) -> str:
     """The HTML page."""
     names = run_names([run.folder for run in runs])
-    trained = {name: run for name, run in zip(names, runs, strict=True) if not run.epochs.empty}
-    parts = [_table(["run", *_COLUMNS], [[name, *_row(run)] for name, run in zip(names, runs, strict=True)])]
-    if len(runs) > 1 and (different := config_differences([run.config for run in runs])):
-        rows = [[key, *values] for key, values in different.items()]
-        parts += ["<h2>What differs</h2>", _table(["setting", *names], rows)]
-    parts += ["<h2>Training</h2>", '<div class="figures">', *_comparison(trained), "</div>"]
+    sources: dict[str, dict[str, Run]] = {}
+    for name, run in zip(names, runs, strict=True):
+        sources.setdefault(data_source(run.config), {})[name] = run
+    parts: list[str] = []
+    if len(sources) > 1:
+        parts.append(f"<p>Runs on {len(sources)} data sets, each compared with those on the same one.</p>")
+    for source, group in sources.items():
+        if len(sources) > 1:
+            parts.append(f"<h2>{escape(source)}</h2>")
+        parts += _overview(group, "h3" if len(sources) > 1 else "h2")
     for name, run in zip(names, runs, strict=True):
         parts += _section(name, run)
     return _PAGE.format(
         title=escape(", ".join(names) if len(names) < 4 else f"{len(names)} runs"), body="\n".join(parts)
     )
+
+
+def _overview(runs: Mapping[str, Run], heading: str) -> list[str]:
+    """Table and curves of runs on the same data, and what differs between them."""
+    parts = [_table(["run", *_COLUMNS], [[name, *_row(run)] for name, run in runs.items()])]
+    if len(runs) > 1 and (different := config_differences([run.config for run in runs.values()])):
+        rows = [[key, *values] for key, values in different.items()]
+        parts += [f"<{heading}>What differs</{heading}>", _table(["setting", *runs], rows)]
+    trained = {name: run for name, run in runs.items() if not run.epochs.empty}
+    return [*parts, f"<{heading}>Training</{heading}>", '<div class="figures">', *_comparison(trained), "</div>"]
 
 
 def run_names(folders: Sequence[Path]) -> list[str]:
@@ -73,7 +89,9 @@ def _fact(name: str, text: str) -> Callable[[Run], str]:
 
 _COLUMNS: dict[str, Callable[[Run], str]] = {
     "state": lambda run: run.state,
+    "written": lambda run: _date(run),
     "best val accuracy": _number("val/accuracy", ".4f"),
+    "train accuracy": _number("train/accuracy", ".4f"),
     "at epoch": _number("epoch", ".0f"),
     "test accuracy": _test_accuracy,
     "hidden spikes / sample": _number("val/spikes_per_sample", ".1f"),
@@ -83,6 +101,11 @@ _COLUMNS: dict[str, Callable[[Run], str]] = {
     "samples / s": _number("train/samples_per_second", ",.0f"),
     "seconds": lambda run: f"{run.summary['seconds']:,.0f}" if "seconds" in run.summary else "",
 }
+
+
+def _date(run: Run) -> str:
+    """When the run wrote its summary last, to the minute in UTC, with hyphens at which no line is broken."""
+    return str(run.summary.get("written", ""))[:16].replace("T", " ").replace("-", "\N{NON-BREAKING HYPHEN}")
 
 
 def _row(run: Run) -> list[str]:
@@ -118,10 +141,13 @@ def _comparison(runs: Mapping[str, Run]) -> list[str]:
 
 def _section(name: str, run: Run) -> list[str]:
     pictures = [
-        _figure(run.pictures[key].read_bytes(), caption, wide=key in _WIDE)
-        for key, caption in _CAPTIONS.items()
-        if key in run.pictures
+        _figure(run.pictures[key].read_bytes(), caption) for key, caption in _CAPTIONS.items() if key in run.pictures
     ]
+    pictures += [
+        _figure(picture.read_bytes(), f"Which class is taken for which in the test set ({checkpoint})")
+        for checkpoint, picture in run.confusions.items()
+    ]
+    command = run.summary.get("command_line")
     facts = flatten_config(run.summary.get("facts", {}))
     tests = [
         [checkpoint, metric, f"{value:.4g}"]
@@ -130,7 +156,8 @@ def _section(name: str, run: Run) -> list[str]:
     ]
     return [
         f"<h2>{escape(name)}</h2>",
-        f"<p>{escape(run.state)}</p>",
+        f"<p>{escape(run.state)}{f', {_date(run)} UTC' if _date(run) else ''}</p>",
+        f"<pre>{escape(command)}</pre>" if command else "",
         '<div class="figures">',
         *pictures,
         "</div>",
@@ -140,8 +167,9 @@ def _section(name: str, run: Run) -> list[str]:
     ]
 
 
-def _figure(png: bytes, caption: str, wide: bool = False) -> str:
+def _figure(png: bytes, caption: str) -> str:
     """A picture; a wide one gets a whole row, and on a narrow screen is moved sideways instead of shrunk."""
+    wide = int.from_bytes(png[16:20], "big") > _WIDE
     data = base64.b64encode(png).decode()
     text = escape(caption)
     image = f'<img alt="{text}" src="data:image/png;base64,{data}">'
@@ -176,6 +204,8 @@ _PAGE = """<!DOCTYPE html>
 body {{ font: 16px/1.45 system-ui, sans-serif; color: #111; background: #fff; max-width: 75rem;
        margin: 0 auto; padding: 1rem; overflow-wrap: break-word; }}
 h1 {{ font-size: 1.5rem; }}
+h3 {{ font-size: 1.05rem; margin-top: 1.5rem; }}
+pre {{ white-space: pre-wrap; background: #f4f4f4; padding: .5rem; font-size: .85rem; }}
 h2 {{ font-size: 1.2rem; margin-top: 2rem; border-bottom: 1px solid #999; }}
 table {{ border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }}
 th, td {{ text-align: left; vertical-align: top; padding: .3rem .6rem .3rem 0; border-bottom: 1px solid #ddd; }}

@@ -295,9 +295,12 @@ def seed_everything_of(seed: int, epoch: int, process: int) -> None:
 
 
 class MetricsLogger(CSVLogger):
-    """CSVLogger that loses nothing: Lightning's empties its file when a new metric comes, and fails on a full disk.
+    """CSVLogger with one row an epoch, that loses nothing.
 
-    The file is replaced by a whole one instead. Rows that cannot be written are kept and written later.
+    Lightning's writes training and validation apart, empties its file when a new metric comes, and fails on a full
+    disk.
+    Here metrics of one step are one row, and a file with other columns is replaced by a whole one. Rows that cannot be
+    written are kept and written later.
     """
 
     @property
@@ -311,7 +314,27 @@ class MetricsLogger(CSVLogger):
 
 
 class MetricsWriter(ExperimentWriter):
-    """Writes for :class:`MetricsLogger`."""
+    """Writes for :class:`MetricsLogger`.
+
+    A row goes to the file at once. Where more comes of its step, the last row of the file is written again.
+    """
+
+    def __init__(self, log_dir: str) -> None:
+        super().__init__(log_dir)
+        self._written: dict[str, Any] = {}  # the last row of the file
+        self._begin = 0  # where it begins, in bytes
+        self._again = False  # whether the first of the rows to write takes its place
+
+    def log_metrics(self, metrics_dict: dict[str, Any], step: int | None = None) -> None:
+        """Take metrics, into the row before if they are of the same step and epoch."""
+        super().log_metrics(metrics_dict, step)
+        row = self.metrics.pop()
+        if self.metrics and _of_one_row(self.metrics[-1], row):
+            self.metrics[-1] |= row
+        elif not self.metrics and _of_one_row(self._written, row):
+            self.metrics, self._again = [{**self._written, **row}], True
+        else:
+            self.metrics.append(row)
 
     def log_hparams(self, params: dict[str, Any]) -> None:
         """Write ``hparams.yaml``."""
@@ -328,34 +351,55 @@ class MetricsWriter(ExperimentWriter):
         with keep_going(path, path.parent):
             keys = sorted({*self.metrics_keys, *(key for row in self.metrics for key in row)})
             if keys == self.metrics_keys and path.is_file():
-                _append(path, keys, self.metrics)
+                _append(path, keys, self.metrics, self._begin if self._again else None)
             else:
                 path.parent.mkdir(parents=True, exist_ok=True)
-                _write_anew(path, keys, self.metrics)
+                _write_anew(path, keys, self.metrics, self._again)
+            self._written, self._again = self.metrics[-1], False
+            self._begin = path.stat().st_size - len(_lines(keys, self.metrics[-1:]))
             self.metrics_keys, self.metrics = keys, []
 
 
-def _append(path: Path, keys: list[str], rows: list[dict[str, Any]]) -> None:
-    """Add rows; where only a part of them can be written, none is."""
-    size = path.stat().st_size
-    try:
-        with path.open("a", newline="", encoding="utf-8") as file:
-            csv.DictWriter(file, keys).writerows(rows)
-    except OSError:
-        os.truncate(path, size)
-        raise
+def _of_one_row(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether two rows are of the same step and epoch, and none has a metric that the other has too."""
+    shared = one.keys() & other.keys()
+    return {"step", "epoch"} == shared and all(one[key] == other[key] for key in shared)
 
 
-def _write_anew(path: Path, keys: list[str], rows: list[dict[str, Any]]) -> None:
-    """Replace a file by one with more columns, its own rows first."""
+def _lines(keys: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> bytes:
+    text = io.StringIO(newline="")
+    csv.DictWriter(text, keys).writerows(rows)
+    return text.getvalue().encode("utf-8")
+
+
+def _append(path: Path, keys: Sequence[str], rows: Sequence[Mapping[str, Any]], begin: int | None) -> None:
+    """Add rows at the end, or from ``begin`` on; where only a part of them can be written, the file is as before."""
+    with path.open("rb+", buffering=0) as file:  # a buffer would try once more what could not be written
+        begin = file.seek(0, os.SEEK_END) if begin is None else file.seek(begin)
+        old = file.read()
+        file.seek(begin)
+        try:
+            left = memoryview(_lines(keys, rows))
+            while left:
+                left = left[file.write(left) :]
+        except OSError:
+            file.seek(begin)
+            file.write(old)
+            file.truncate()
+            raise
+
+
+def _write_anew(path: Path, keys: Sequence[str], rows: Sequence[Mapping[str, Any]], again: bool) -> None:
+    """Replace a file by one with more columns, its own rows first, the last of them only if it does not come again."""
     old: list[dict[str, Any]] = []
     if path.is_file():
         with path.open(newline="", encoding="utf-8") as file:
             old = list(csv.DictReader(file))
+        old = old[:-1] if again else old
     with write_whole(path) as scratch, scratch.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, keys)
         writer.writeheader()
-        writer.writerows(old + rows)
+        writer.writerows([*old, *rows])
 
 
 def metrics_before(run: Path, global_step: int) -> Iterator[tuple[int, dict[str, Any]]]:

@@ -41,6 +41,17 @@ def data_settings(config: Mapping[str, Any]) -> dict[str, Any]:
     return {k: v for k, v in config.items() if k.startswith("data.") and not k.endswith(_HOW_PRESENTED)}
 
 
+# Endings of the keys of a config's data that name files and folders.
+_PLACES = (".root", ".folder", ".path", ".dir", ".train", ".test", ".val")
+
+
+def data_source(config: Mapping[str, Any]) -> str:
+    """Which data a flattened config names: its class and where its files lie. Runs of one source can be compared."""
+    name = str(config.get("data.class_path", "")).rpartition(".")[2]
+    places = [str(v) for k, v in sorted(config.items()) if k.startswith("data.") and k.endswith(_PLACES) and v]
+    return ", ".join([*([name] if name else []), *places]) or "data"
+
+
 # Settings that earlier versions did not have, and what they did.
 _BEFORE = {"lr_scheduler_interval": "epoch"}
 

@@ -11,6 +11,7 @@ import numpy as np
 import snntorch as snn
 import torch
 from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
@@ -21,16 +22,17 @@ from ss_lightning.events import EventBatch
 from ss_lightning.files import keep_going, save_bytes
 from ss_lightning.module import SpikingClassifier
 from ss_lightning.networks import NetworkOutput, Spikes, evaluating
-from ss_lightning.runs.history import EpochHistory
+from ss_lightning.runs.history import EpochHistory, best_epoch
 
 
 class Pictures(EpochHistory):
     """Draws what a network does with a fixed set of samples, every few epochs.
 
-    Input and hidden rasters, readout membranes, first spike times, time constants, and over training dead neurons and
-    accuracy against spikes. They go to every logger that takes pictures (W&B, TensorBoard) and to
-    ``pictures/epoch_<n>/`` in the run folder. Nothing is done in training steps, no random number is drawn and the
-    network is looked at as in evaluation, so that the training is the same with and without pictures.
+    Input and hidden rasters, readout membranes, first spike times, time constants, the confusion matrix of the
+    validation set, and over training accuracy and loss, dead neurons and accuracy against spikes. They go to every
+    logger that takes pictures (W&B, TensorBoard) and to ``pictures/epoch_<n>/`` in the run folder. Nothing is done in
+    training steps, no random number is drawn and the network is looked at as in evaluation, so that the training is the
+    same with and without pictures.
 
     Args:
         every_n_epochs: how often to draw; the end of the training always is drawn. 0 never draws.
@@ -88,15 +90,59 @@ class Pictures(EpochHistory):
         names = getattr(trainer.datamodule, "class_names", None)  # type: ignore[attr-defined]
         figures = draw_network(pl_module, *self._probe, self.num_samples, names)
         figures.update(draw_history(self.history))
-        for name, figure in figures.items():
-            image = plots.png(figure)
-            if self.folder is not None:
-                file = self.folder / "pictures" / f"epoch_{epoch:04d}" / f"{name}.png"
-                with keep_going(file, self.folder):
-                    file.parent.mkdir(parents=True, exist_ok=True)
-                    save_bytes(file, image)
-            for logger in trainer.loggers:
-                log_picture(logger, f"pictures/{name}", image, trainer.global_step)
+        if trainer.val_dataloaders and pl_module.confusion is not None:
+            figures["confusion_matrix"] = draw_confusion(pl_module.confusion, names, "validation samples")
+        keep_pictures(trainer, figures, self.folder, Path("pictures") / f"epoch_{epoch:04d}")
+
+
+class ConfusionPicture(Callback):
+    """Draws which class was taken for which in an evaluation: ``pictures/confusion_matrix.png`` in its folder.
+
+    Args:
+        folder: the folder of the evaluation.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Draw the picture."""
+        self._draw(trainer, pl_module, "test samples")
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Draw the picture."""
+        self._draw(trainer, pl_module, "validation samples")
+
+    def _draw(self, trainer: Trainer, pl_module: LightningModule, of: str) -> None:
+        if trainer.is_global_zero and isinstance(pl_module, SpikingClassifier) and pl_module.confusion is not None:
+            names = getattr(trainer.datamodule, "class_names", None)  # type: ignore[attr-defined]
+            figures = {"confusion_matrix": draw_confusion(pl_module.confusion, names, of)}
+            keep_pictures(trainer, figures, self.folder, Path("pictures"))
+
+
+def keep_pictures(trainer: Trainer, figures: Mapping[str, Any], folder: Path | None, place: Path) -> None:
+    """Put pictures into a run folder, and send them to the loggers that take pictures.
+
+    Args:
+        trainer: its loggers are asked.
+        figures: the pictures by name.
+        folder: the run folder, if there is one.
+        place: where in it.
+    """
+    for name, figure in figures.items():
+        image = plots.png(figure)
+        if folder is not None:
+            file = folder / place / f"{name}.png"
+            with keep_going(file, folder):
+                file.parent.mkdir(parents=True, exist_ok=True)
+                save_bytes(file, image)
+        for logger in trainer.loggers:
+            log_picture(logger, f"pictures/{name}", image, trainer.global_step)
+
+
+def draw_confusion(counts: Tensor, class_names: Sequence[str] | None, of: str) -> Any:
+    """Picture of which class was taken for which; ``counts`` ``[C, C]``, and numbers where there are no names."""
+    return plots.confusion_matrix(counts, class_names or [str(index) for index in range(len(counts))], of)
 
 
 def draw_network(
@@ -158,13 +204,16 @@ def draw_network(
 
 
 def draw_history(history: Sequence[Mapping[str, float]]) -> dict[str, Any]:
-    """Pictures of a training from the metrics of its epochs, as far as it was validated."""
+    """Pictures of a training from the metrics of its epochs; some need a validation."""
+    validated = [epoch for epoch in history if "val/accuracy" in epoch]
+    best = int(best_epoch(validated, "val/accuracy", "max")["epoch"]) if len(validated) > 1 else None
+    curve = {"learning_curve": plots.learning_curve(history, best)}
     epochs = [epoch for epoch in history if "val/dead_fraction" in epoch and "val/accuracy" in epoch]
     if not epochs:
-        return {}
+        return curve
     x = [int(epoch["epoch"]) for epoch in epochs]
     dead = sorted(name for name in epochs[0] if name.startswith("val/dead_fraction/"))
-    return {
+    return curve | {
         "dead_neurons": plots.curves(
             {
                 name.rpartition("/")[2].replace("layer", "layer "): (x, [100 * epoch[name] for epoch in epochs])

@@ -33,6 +33,7 @@ class Run:
         summary: content of ``summary.json``; empty for a run that wrote none.
         tests: metrics of later evaluations of its checkpoints, by the name of the checkpoint.
         pictures: files of the newest pictures, by name.
+        confusions: pictures of the confusion matrix of later evaluations, by the name of the checkpoint.
     """
 
     folder: Path
@@ -41,6 +42,7 @@ class Run:
     summary: dict[str, Any] = field(default_factory=dict)
     tests: dict[str, dict[str, float]] = field(default_factory=dict)
     pictures: dict[str, Path] = field(default_factory=dict)
+    confusions: dict[str, Path] = field(default_factory=dict)
 
     @property
     def best(self) -> dict[str, float]:
@@ -95,6 +97,9 @@ def read_run(folder: Path) -> Run:
             continue
         if tested is not None:
             run.tests.update([tested])
+            picture = test / "pictures" / "confusion_matrix.png"
+            if picture.is_file() and _is_own_picture(test, picture):
+                run.confusions[tested[0]] = picture
     drawn = sorted(folder.glob("pictures/epoch_*"))
     if drawn:
         run.pictures = {path.stem: path for path in sorted(drawn[-1].glob("*.png")) if _is_own_picture(folder, path)}

@@ -64,7 +64,7 @@ class RunRecord(EpochHistory):
     ) -> None:
         super().__init__()
         self.folder = folder
-        self.checkpoint = checkpoint
+        self.checkpoint = None if checkpoint is None else Path(checkpoint).as_posix()  # may be read elsewhere
         self.config = flatten_config(config)
         self.arguments = arguments
         self.summary: dict[str, Any] = {}
@@ -165,6 +165,7 @@ class RunRecord(EpochHistory):
             **({"epochs": len(self.history), "max_epochs": trainer.max_epochs} if stage == "fit" else {}),
             **({"checkpoint": self.checkpoint} if self.checkpoint else {}),
             "metrics": self.best(trainer) if stage == "fit" else plain_numbers(trainer.callback_metrics),
+            **({"class_accuracy": class_accuracy(trainer)} if stage in ("test", "validate") else {}),
             "facts": self.facts,
         }
         path = self.folder / "summary.json"
@@ -186,6 +187,16 @@ def run_facts(trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "versions": {"python": sys.version.split()[0], **{name: _version(name) for name in _VERSIONS_OF}},
     }
+
+
+def class_accuracy(trainer: Trainer) -> dict[str, float]:
+    """Accuracy of each class that has samples, by its name, in the last evaluation; empty before one."""
+    counts = getattr(trainer.lightning_module, "confusion", None)
+    if counts is None:
+        return {}
+    names = getattr(trainer.datamodule, "class_names", None) or range(len(counts))  # type: ignore[attr-defined]
+    rows = zip(names, counts.diagonal().tolist(), counts.sum(1).tolist(), strict=True)
+    return {str(name): right / total for name, right, total in rows if total}
 
 
 def command_line(arguments: Sequence[str]) -> str:

@@ -61,6 +61,8 @@ class TestRun:
         assert {p.name for p in (run_folder / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
         rows = read_csv(run_folder / "metrics.csv")
         assert {"train/loss", "val/accuracy", "val/spikes_per_sample/layer0"} <= set(rows[0])
+        assert [row["epoch"] for row in rows] == [str(epoch) for epoch in range(len(rows))]
+        assert all(row["train/loss"] and row["val/accuracy"] for row in rows)
         printed = capsys.readouterr().out
         best = os.path.join("runs", "yinyang", "version_0", "checkpoints", "best.ckpt")
         assert f"python -m ss_lightning test --ckpt_path {best}" in printed

@@ -10,7 +10,7 @@ import yaml
 
 from ss_lightning import plots
 from ss_lightning.cli.commands import main
-from ss_lightning.cli.report import run_names
+from ss_lightning.cli.report import render_report, run_names
 from ss_lightning.runs.configs import config_differences
 from ss_lightning.runs.reading import read_run
 
@@ -201,3 +201,38 @@ def test_names_and_differences():
     assert run_names([Path("a/b/x/v0")]) == ["x/v0"]
     runs = [read_run(make_run("version_0")), read_run(make_run("version_1", planned=5))]
     assert config_differences([run.config for run in runs]) == {"trainer.max_epochs": [3, 5]}
+
+
+def test_runs_on_different_data_are_kept_apart():
+    for number, (data, accuracy) in enumerate((("YinYangData", 0.5), ("SHDData", 0.2), ("YinYangData", 0.6))):
+        run = make_run(f"version_{number}", accuracy=accuracy, command_line=f"fit --data {data} {number}")
+        config = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
+        config["data"] = {
+            "class_path": f"ss_lightning.data.{data}",
+            "init_args": {"root": "data", "batch_size": number},
+        }
+        (run / "config.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
+    page = render_report([read_run(Path(f"runs/yinyang/version_{number}")) for number in range(3)])
+    assert "Runs on 2 data sets, each compared with those on the same one." in page
+    assert page.index("<h2>YinYangData, data</h2>") < page.index("<h2>SHDData, data</h2>")
+    first = page[page.index("<h2>YinYangData, data</h2>") : page.index("<h2>SHDData, data</h2>")]
+    assert "yinyang/version_0" in first
+    assert "yinyang/version_2" in first
+    assert "yinyang/version_1" not in first
+
+
+def test_command_date_and_train_accuracy_are_there():
+    run = make_run(command_line="python -m ss_lightning fit --config a.yaml", written="2026-11-28T13:21:05+00:00")
+    (run / "metrics.csv").write_text("epoch,step,train/accuracy,val/accuracy\n0,7,0.625,0.5\n", encoding="utf-8")
+    page = render_report([read_run(run)])
+    assert "<pre>python -m ss_lightning fit --config a.yaml</pre>" in page
+    assert "2026\N{NON-BREAKING HYPHEN}11\N{NON-BREAKING HYPHEN}28 13:21 UTC" in page
+    assert '<td data-label="train accuracy">0.6250</td>' in page
+
+
+def test_the_confusion_matrix_of_a_test_is_shown():
+    run = make_run()
+    test = make_test(run, 0.75)
+    (test / "pictures").mkdir()
+    (test / "pictures/confusion_matrix.png").write_bytes(PNG)
+    assert "Which class is taken for which in the test set (best)" in render_report([read_run(run)])

@@ -1,5 +1,7 @@
 import csv
+import io
 import json
+import re
 import sys
 
 import lightning as L
@@ -10,14 +12,21 @@ from torch.utils.data import DataLoader
 
 from ss_lightning import ConvClassifier, MLPClassifier, UsageError, YinYangData, plots
 from ss_lightning.runs.configs import flatten_config
-from ss_lightning.runs.pictures import Pictures, first_batch, hidden_spikes, one_of_each_class, spiking_modules
+from ss_lightning.runs.pictures import (
+    ConfusionPicture,
+    Pictures,
+    first_batch,
+    hidden_spikes,
+    one_of_each_class,
+    spiking_modules,
+)
 from ss_lightning.runs.predictions import PredictionWriter
-from ss_lightning.runs.progress import EpochLines
+from ss_lightning.runs.progress import EpochBar, EpochLines, NetworkTable, network_table
 from ss_lightning.runs.record import RunRecord, git_commit
 
 PICTURES = {
     "input_raster", "hidden_raster", "readout", "first_spike_times", "time_constants", "dead_neurons",
-    "accuracy_and_spikes",
+    "accuracy_and_spikes", "learning_curve", "confusion_matrix",
 }  # fmt: skip
 
 
@@ -237,6 +246,69 @@ class TestEpochLines:
         bar.disable()
         trainer(tmp_path, [bar], enable_progress_bar=True).fit(model(), data())
         assert lines == []
+
+
+class TestEpochBar:
+    def test_a_line_an_epoch_stays_above_the_bar(self, tmp_path):
+        written = io.StringIO()
+        bar = EpochBar(console_kwargs={"file": written, "force_terminal": True, "width": 60})
+        trainer(tmp_path, [bar], enable_progress_bar=True).fit(model(), data())
+        shown = re.sub(r"\x1b\[[\d;?]*[a-zA-Z]", "", written.getvalue()).replace("\r", "\n").splitlines()
+        lines = [line for line in shown if "val accuracy" in line]
+        assert [line.split("  ")[0] for line in lines] == ["epoch 1/2", "epoch 2/2"]
+        assert all("spikes" in line and line.endswith(" s") for line in lines)
+        assert not any("v_num" in line for line in shown)
+        assert any(line.startswith("epoch 2/2 ━") for line in shown)
+
+
+class TestNetworkTable:
+    def test_layers_neurons_estimator_grid_and_samples(self):
+        lines = network_table(model(hidden=[12, 1100], estimator="survival").network, data())
+        assert lines == [
+            "layer     neurons  kind",
+            "input           4",
+            "hidden 0       12  single, estimator survival",
+            "hidden 1    1,100  single, estimator survival",
+            "readout         3  membrane, decoder sum",
+            "grid      20 steps of 1 ms, events with binning binary",
+            "samples   64 to train, 32 to validate, 10 to test",
+        ]
+
+    def test_other_networks_and_unknown_data(self):
+        network = model(neuron="multi", decoder="first_spike").network
+        assert network_table(network, None)[2:] == [
+            "hidden 0       12  multi",
+            "readout         3  spikes, decoder first_spike",
+        ]
+
+    def test_is_printed_before_a_training(self, tmp_path, capsys):
+        trainer(tmp_path, [NetworkTable()], epochs=1).fit(model(), data())
+        assert capsys.readouterr().out.startswith("layer     neurons  kind\n")
+
+
+class TestConfusion:
+    def test_of_an_evaluation(self, tmp_path, quick):
+        net, module = model(), data()
+        (metrics,) = trainer(tmp_path, [ConfusionPicture(tmp_path)]).test(net, module, verbose=False)
+        assert net.confusion.sum() == 10
+        assert net.confusion.trace() / 10 == pytest.approx(metrics["test/accuracy"])
+        labels = torch.tensor(module.splits.test.store.labels[module.splits.test.indices])
+        assert net.confusion.sum(1).tolist() == torch.bincount(labels, minlength=3).tolist()
+        assert (tmp_path / "pictures/confusion_matrix.png").read_bytes() == b"png"
+        trainer(tmp_path).test(net, module, verbose=False)
+        assert net.confusion.sum() == 10, "each evaluation begins at nothing"
+
+    def test_accuracy_of_each_class_is_kept(self, tmp_path):
+        net, module = model(), data()
+        record = RunRecord(tmp_path, {})
+        trainer(tmp_path, [record]).test(net, module, verbose=False)
+        shares = json.loads((tmp_path / "summary.json").read_text(encoding="utf-8"))["class_accuracy"]
+        counts = net.confusion
+        assert shares == {
+            name: pytest.approx(float(counts[n, n] / counts[n].sum()))
+            for n, name in enumerate(module.class_names)
+            if counts[n].sum()
+        }
 
 
 class TestPredictionWriter:

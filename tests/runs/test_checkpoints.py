@@ -1,7 +1,6 @@
 """What a run writes survives a full disk, and a training that goes on is held against the one before."""
 
 import csv
-import resource
 import shutil
 
 import lightning as L
@@ -29,6 +28,7 @@ def rows(path):
 @pytest.fixture
 def file_size_limit():
     """A way to make every longer file fail, as on a full disk."""
+    resource = pytest.importorskip("resource")
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
     resource.setrlimit(resource.RLIMIT_FSIZE, before)
@@ -54,6 +54,19 @@ class TestMetrics:
         assert rows(path) == [{**row, "step": str(step)} for step, row in enumerate(found)]
         assert {file.name for file in path.parent.iterdir()} == {"metrics.csv"}
         assert capsys.readouterr().err.count("cannot write") == 1
+
+    def test_a_row_that_could_not_be_completed_is_as_before(self, tmp_path, file_size_limit, capsys):
+        logger, path = self.logger(tmp_path), tmp_path / "run" / "metrics.csv"
+        for step in (1, 3):
+            logger.log_metrics({"epoch": step // 2, "a": 1.0}, step)
+            before = path.read_bytes() if step == 3 else b""
+            file_size_limit(len(before) + 2 if step == 3 else 2**30)
+            logger.log_metrics({"epoch": step // 2, "b": 2.5}, step)
+        assert path.read_bytes() == before
+        file_size_limit(2**30)
+        logger.save()
+        whole = {"a": "1.0", "b": "2.5"}
+        assert rows(path) == [{"epoch": "0", "step": "1", **whole}, {"epoch": "1", "step": "3", **whole}]
 
     def test_a_folder_that_is_gone_is_made_again(self, tmp_path):
         logger = self.logger(tmp_path)
