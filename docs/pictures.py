@@ -2,10 +2,10 @@
 
 Two trainings, then the picture; ``DATA`` is a folder with ``SHD/shd_train.h5`` and ``SHD/shd_test.h5``::
 
-    python -m ss_lightning fit --config configs/speakers.yaml --data.root DATA --trainer.default_root_dir runs/single
-    python -m ss_lightning fit --config configs/speakers.yaml --data.root DATA --trainer.default_root_dir runs/multi \
+    python -m ss_lightning fit --config configs/shd.yaml --data.root DATA --trainer.default_root_dir runs/single
+    python -m ss_lightning fit --config configs/shd.yaml --data.root DATA --trainer.default_root_dir runs/multi \
         --model.neuron multi
-    python docs/pictures.py runs/single/speakers/version_0 runs/multi/speakers/version_0 docs/_static/fewer_spikes.png
+    python docs/pictures.py runs/single/shd/version_0 runs/multi/shd/version_0 docs/_static/fewer_spikes.png
 """
 
 import argparse

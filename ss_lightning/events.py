@@ -15,6 +15,7 @@ from torch import Tensor
 from ss_lightning.arrays import FlatEvents, SamplePlace, TimeUnit, as_recordings, flat_events, length_in
 from ss_lightning.binning import Binning, bin_events
 from ss_lightning.errors import UsageError
+from ss_lightning.nonzero import find_events
 
 
 @dataclass(repr=False)  # not frozen: Lightning's precision plugins rebuild a batch field by field
@@ -129,14 +130,18 @@ class EventBatch:
 
     @classmethod
     def from_dense(cls, spikes: Tensor) -> EventBatch:
-        """Events of a time-major tensor ``[T, B, N]`` of spike counts (whole numbers, zero or more)."""
-        steps, batch, units = spikes.shape
-        counts = spikes.transpose(0, 1).reshape(batch * steps, units).long()
-        row, unit = counts.nonzero(as_tuple=True)
-        repeats = counts[row, unit]
-        offsets = torch.zeros(batch * steps + 1, dtype=torch.int32, device=spikes.device)
-        offsets[1:] = counts.sum(1).cumsum(0)
-        return cls.trusted(unit.repeat_interleave(repeats).int(), offsets, steps, units)
+        """Events of a time-major tensor of spike counts; on the CPU one pass over its memory.
+
+        Args:
+            spikes: whole numbers, zero or more, ``[T, B, N]``, of any dtype. No gradient passes.
+
+        Raises:
+            UsageError: the tensor has another number of dimensions, or a value is no count.
+        """
+        if spikes.dim() != 3:
+            raise UsageError(f"EventBatch: a tensor of shape {list(spikes.shape)}; expected [T, B, N]")
+        steps, _, units = spikes.shape
+        return cls.trusted(*find_events(spikes), steps, units)
 
     @classmethod
     def from_arrays(

@@ -49,6 +49,7 @@ class Cell:
 SHD = Cell("step", "SHD 700-300-20", 128, 500, (700, 300, 20))
 FASHION = Cell("step", "Fashion-MNIST 784-1000-10", 128, 100, (784, 1000, 10), once=True)
 DEEP = Cell("step", "SHD 700-512-512-20", 128, 500, (700, 512, 512, 20))
+SMALL = Cell("step", "small, 70-30-5", 16, 50, (70, 30, 5))
 CONV = Cell("conv", "Fashion-MNIST 32C5-P2-64C5-P2-1000-10", 128, 8, (784, 1000, 10), once=True, image=(1, 28, 28))
 
 
@@ -71,7 +72,7 @@ def cells(suite: str, full: bool) -> list[Cell]:
         return [Cell(suite, f"B={b} N={n} T={t}", b, t, (n, n, 10)) for b in batches for n in units for t in lengths]
     if suite == "step":
         depths = range(1, 6) if full else [3]
-        named = [SHD, FASHION, DEEP]
+        named = [SHD, FASHION, DEEP, SMALL]
         return named + [Cell(suite, f"{d} x 200, T=128", 128, 128, (700, *[200] * d, 20)) for d in depths]
     if suite == "conv":
         lengths = [4, 8, 16, 32] if full else [4, 8]

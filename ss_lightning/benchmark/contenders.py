@@ -108,6 +108,8 @@ def contenders(device: str = "cpu") -> list[Contender]:
                     same_without_gradient=estimator != "survival",
                 )
             )
+    if device == "cpu":
+        everyone.append(Contender("ss_lightning survival, from a dense tensor", _ours("survival", "auto")))
     if device == "cuda":
         everyone.insert(1, replace(baseline, name=f"{baseline.name} (CUDA graph)", graph=True))
         ours = next(contender for contender in everyone if contender.name == "ss_lightning survival (triton)")

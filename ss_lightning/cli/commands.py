@@ -6,8 +6,10 @@ Nothing large is imported here: what only prints, and a word that is wrong, is a
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import sys
+import traceback
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -207,6 +209,8 @@ def _print_stopped(by: str, code: int, arguments: Sequence[str]) -> int:
 
 
 def _print_error(error: Exception | str, code: int) -> int:
+    if os.environ.get("SS_LIGHTNING_TRACEBACK"):
+        traceback.print_exc()
     print(f"error: {error}", file=sys.stderr)
     return code
 

@@ -127,7 +127,7 @@ class Trust:
         Raises:
             UsageError: it names something that may not be called.
         """
-        self._typed = [found for name in self.names if (found := _loaded(name)) is not None]
+        self._typed = [found for name in self.names if (found := loaded(name)) is not None]
         subcommand = config.get("subcommand")
         self._check(config if subcommand is None else config[subcommand], "", {})
 
@@ -153,7 +153,7 @@ class Trust:
     def _imported(self, path: str) -> Any:
         """What the parser has found for a class path; None for a text that only looks like one."""
         if path in self.names or not _within(path, (*_IMPORTABLE, *self.modules)):
-            return _loaded(path)
+            return loaded(path)
         try:
             return resolve_name(path)
         except (ImportError, AttributeError, ValueError):
@@ -297,7 +297,7 @@ def _is_installed(package: str) -> bool:
     return spec is not None and spec.origin is not None
 
 
-def _loaded(path: str) -> Any:
+def loaded(path: str) -> Any:
     """What an import path stands for, if its module is loaded already; no module is loaded for it."""
     module, _, name = path.rpartition(".")
     if module in sys.modules:

@@ -10,6 +10,7 @@ import sys
 from argparse import ArgumentError
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from pkgutil import resolve_name
@@ -20,9 +21,14 @@ import yaml
 from jsonargparse import Namespace
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint, ProgressBar
-from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.cli import (
+    ArgsType,
+    LightningArgumentParser,
+    LightningCLI,
+    SaveConfigCallback,
+    instantiate_class,
+)
 from lightning.pytorch.plugins import CheckpointIO
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch.optim import Optimizer
 
 from ss_lightning.cli.advice import idle_keys, idle_parts, rising_rate
@@ -35,6 +41,7 @@ from ss_lightning.cli.arguments import (
     with_config_of_run,
 )
 from ss_lightning.cli.checks import check_optimizer, check_trainer
+from ss_lightning.cli.failures import explain
 from ss_lightning.cli.help_pages import SUMMARIES, keys_page, split_help
 from ss_lightning.cli.imports import Trust, denied_import
 from ss_lightning.cli.recipes import with_packaged_recipes
@@ -136,9 +143,11 @@ class SpikingCLI(LightningCLI):
         try:
             with self.trust.guard():
                 self._run(args)
-        except (ValueError, ArithmeticError, MemoryError, MisconfigurationException):
+        except Exception as error:
             self._leave_no_empty_run()
-            raise
+            if (said := self._explain(error)) is None:
+                raise
+            raise UsageError(said) from error
 
     def _run(self, args: list[str]) -> None:
         common: dict[str, Any] = {"exit_on_error": False, "allow_abbrev": False}
@@ -335,10 +344,20 @@ class SpikingCLI(LightningCLI):
             cause = innermost_error(error)  # the parser wraps what a constructor says
             if "can't allocate memory" in str(cause):
                 raise MemoryError(str(cause)) from error
-            raise cause if isinstance(cause, DataError) else UsageError(str(cause)) from error
+            if isinstance(cause, DataError):
+                raise cause from error
+            raise UsageError(self._explain(cause) or str(cause)) from error
         finally:
             # The saved config must not lead another run to this one's folder.
             config.trainer.logger = written
+
+    def _explain(self, error: BaseException) -> str | None:
+        """What to say of an error that the config can mend, if it is one that nobody has explained yet."""
+        if isinstance(error, UsageError | DataError):
+            return None
+        config = getattr(self, "config", None)
+        explained = explain(error, None if config is None else config.get(self.asked_for))
+        return explained[0] if explained is not None and explained[1] == 2 else None
 
     def _placed(self, loggers: Any) -> Any:
         """Loggers of a config, those that would write to the current folder sent to the run folder."""
@@ -413,8 +432,8 @@ class SpikingCLI(LightningCLI):
         no_set = isinstance(self.datamodule, EventDataModule) and self.datamodule.splits.val is None
         if no_set or self.config[self.subcommand].trainer.limit_val_batches == 0:
             best.monitor = None  # nothing to choose by: the last epoch is the best there is
-        self.last = LastCheckpoint(folder, flatten_config(self.plain_config()))
-        return [best, self.last]
+        last = LastCheckpoint(folder, flatten_config(self.plain_config()), say_stopped=self.given_run_folder is None)
+        return [best, last]
 
     def after_instantiate_classes(self) -> None:
         """Refuse devices and checkpoints that cannot serve; give ``predict`` a file to write; start W&B."""
@@ -434,23 +453,17 @@ class SpikingCLI(LightningCLI):
         if self.run_folder is not None:
             start_wandb(self.trainer.loggers)
 
-    def configure_optimizers(  # type: ignore[override]
-        self, lightning_module: LightningModule, optimizer: Optimizer, lr_scheduler: Any = None
-    ) -> Any:
-        """Optimizer and schedule, which is stepped as often as ``lr_scheduler_interval`` says.
+    def _add_configure_optimizers_method_to_model(self, subcommand: str | None) -> None:
+        """Let the model make what the config says where it is trained.
 
-        Raises:
-            UsageError: the schedule follows a metric, which is not known after an update.
+        Lightning makes it here and hangs a method onto the model, which a copy in a process of ``ddp_spawn`` has not:
+        that one would be trained with the optimizer of its class.
         """
-        made = LightningCLI.configure_optimizers(lightning_module, optimizer, lr_scheduler)
-        if lr_scheduler is None or self.config[self.subcommand].lr_scheduler_interval == "epoch":
-            return made
-        if isinstance(lr_scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
-            raise UsageError(
-                "lr_scheduler_interval: step does not go with ReduceLROnPlateau, which follows a metric that is known "
-                "once an epoch. Use --lr_scheduler_interval epoch"
-            )
-        return [optimizer], [{"scheduler": lr_scheduler, "interval": "step"}]
+        if optimizer := self._get(self.config_init, "optimizer"):
+            scheduler = self._get(self.config_init, "lr_scheduler")
+            interval = self._get(self.config_init, "lr_scheduler_interval")
+            made = partial(make_optimizers, self.model, optimizer, scheduler, interval)
+            self.model.configure_optimizers = made
 
     def _updates_per_epoch(self) -> int:
         """Updates of the weights in an epoch; the data know their size."""
@@ -494,8 +507,6 @@ class SpikingCLI(LightningCLI):
         if not self.trainer.is_global_zero or self.run_folder is None or self.given_run_folder is not None:
             return
         finish_wandb()  # it has something to say too, and ours should be the last word
-        if self.last.stopped:
-            print(f"note  {self.last.stopped}")
         if not isinstance(callback, ModelCheckpoint) or not callback.best_model_path:
             return
         print()
@@ -587,6 +598,37 @@ def is_interactive() -> bool:
 
 def _spinner(text: str) -> AbstractContextManager[Any]:
     return spinner(text) if is_interactive() else nullcontext()
+
+
+def make_optimizers(
+    model: LightningModule,
+    optimizer: dict[str, Any],
+    lr_scheduler: dict[str, Any] | None,
+    interval: Literal["epoch", "step"],
+) -> Any:
+    """What ``configure_optimizers`` of a model returns.
+
+    Args:
+        model: what is trained.
+        optimizer: class and arguments, as a config has them.
+        lr_scheduler: the same of a schedule, if there is one.
+        interval: how often the schedule is stepped.
+
+    Raises:
+        UsageError: the schedule follows a metric, which is not known after an update.
+    """
+    made: Optimizer = instantiate_class(model.parameters(), optimizer)
+    if lr_scheduler is None:
+        return made
+    schedule = instantiate_class(made, lr_scheduler)
+    if interval == "epoch":
+        return LightningCLI.configure_optimizers(model, made, schedule)
+    if isinstance(schedule, torch.optim.lr_scheduler.ReduceLROnPlateau):
+        raise UsageError(
+            "lr_scheduler_interval: step does not go with ReduceLROnPlateau, which follows a metric that is known "
+            "once an epoch. Use --lr_scheduler_interval epoch"
+        )
+    return [made], [{"scheduler": schedule, "interval": "step"}]
 
 
 class CommandLineCheck(SpikingCLI):

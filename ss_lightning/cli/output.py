@@ -19,8 +19,10 @@ class LastingOutput(io.TextIOWrapper):
     """
 
     def __init__(self, stream: io.TextIOWrapper, lost: Callable[[OSError], None]) -> None:
+        # What the encoding of the terminal has no sign for is written as its number, as Python does it on stderr.
+        errors = stream.errors if stream.encoding.lower() in ("utf-8", "utf8") else "backslashreplace"
         super().__init__(
-            stream.buffer, stream.encoding, stream.errors, line_buffering=stream.line_buffering, write_through=True
+            stream.buffer, stream.encoding, errors, line_buffering=stream.line_buffering, write_through=True
         )
         self.error: OSError | None = None
         self._stream = stream  # closes the buffer when it goes

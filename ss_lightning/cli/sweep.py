@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeGuard
 
 import numpy as np
 import yaml
@@ -118,11 +118,9 @@ def read_sweep(path: Path) -> Sweep:
         raise UsageError(
             f"{path}: parameters are missing; expected names as in the config, such as optimizer.init_args.lr"
         )
-    hyperband = dict(content.get("early_terminate") or {})
-    if hyperband and (
-        hyperband.pop("type", None) != "hyperband" or not ("min_iter" in hyperband or "max_iter" in hyperband)
-    ):
-        raise UsageError(f"{path}: early_terminate needs type: hyperband, and min_iter or max_iter")
+    cap = content.get("run_cap")
+    if cap is not None and not _is_count(cap):
+        raise UsageError(f"{path}: run_cap is {cap!r}; expected a whole number of trials, 1 or more")
     return Sweep(
         path,
         method,
@@ -130,9 +128,34 @@ def read_sweep(path: Path) -> Sweep:
         metric["goal"],
         _our_arguments(path, content.get("command")),
         {str(name): _distribution(f"{path}: {name}", given) for name, given in parameters.items()},
-        hyperband,
-        content.get("run_cap"),
+        _hyperband(path, content.get("early_terminate")),
+        cap,
     )
+
+
+def _hyperband(path: Path, given: Any) -> dict[str, Any]:
+    """When a trial is stopped early, as W&B writes it; empty if it never is."""
+    if given is None:
+        return {}
+    if (
+        not isinstance(given, dict)
+        or given.get("type") != "hyperband"
+        or not ("min_iter" in given or "max_iter" in given)
+    ):
+        raise UsageError(f"{path}: early_terminate needs type: hyperband, and min_iter or max_iter")
+    found = {key: value for key, value in given.items() if key != "type"}
+    for key, least in {"min_iter": 1, "max_iter": 1, "s": 1, "eta": 2}.items():
+        if key in found and not _is_count(found[key], least):
+            raise UsageError(f"{path}: early_terminate: {key} is {found[key]!r}; expected a whole number from {least}")
+    return found
+
+
+def _is_count(value: Any, least: int = 1) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
+def _is_number(value: Any) -> TypeGuard[float]:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _our_arguments(path: Path, command: Any) -> list[str]:
@@ -158,22 +181,29 @@ def _distribution(where: str, given: Any) -> BaseDistribution:
     if "value" in given:
         return CategoricalDistribution([_plain(given["value"])])
     if "values" in given:
+        if not isinstance(given["values"], list) or not given["values"]:
+            raise UsageError(f"{where}: values is {given['values']!r}; expected a list of one or more")
         return CategoricalDistribution([_plain(value) for value in given["values"]])
     low, high = given.get("min"), given.get("max")
-    if not isinstance(low, int | float) or not isinstance(high, int | float) or low > high:
+    if not _is_number(low) or not _is_number(high) or low > high:
         raise UsageError(f"{where}: expected value, values, or numbers min and max with min <= max, got {given}")
     if kind == "int_uniform" or (kind is None and isinstance(low, int) and isinstance(high, int)):
         return IntDistribution(int(low), int(high))
     if kind == "q_uniform":
-        return FloatDistribution(low, high, step=given.get("q", 1))
+        step = given.get("q", 1)
+        if not _is_number(step) or step <= 0:
+            raise UsageError(f"{where}: q is {step!r}; expected the distance of two values, above 0")
+        return FloatDistribution(low, high, step=step)
     if kind == "log_uniform_values" and low <= 0:
         raise UsageError(f"{where}: a logarithmic range must be above 0, got min {low}")
     return FloatDistribution(low, high, log=kind == "log_uniform_values")
 
 
 def _plain(value: Any) -> Any:
-    """A value that Optuna can store: lists as the text that the command line reads."""
-    return json.dumps(value) if isinstance(value, list | dict) else value
+    """A value that Optuna can store: lists as the text that the command line reads, dates and the like as written."""
+    if isinstance(value, list | dict):
+        return json.dumps(value, default=str)
+    return value if value is None or isinstance(value, str | int | float) else str(value)
 
 
 def as_option(name: str, value: Any) -> str:

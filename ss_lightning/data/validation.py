@@ -70,9 +70,9 @@ def check_class_count(source: str, labels: np.ndarray) -> None:
     """Refuse labels that cannot be class numbers: every class up to the highest gets an output and a name.
 
     Raises:
-        DataError: a label is beyond any number of classes.
+        DataError: a label is beyond any number of classes, or none is a class at all.
     """
-    if len(labels) and labels.max() >= MOST_CLASSES:
+    if len(labels) and not 0 <= labels.max() < MOST_CLASSES:
         sample = int(labels.argmax())
         raise DataError(
             f"{source}, sample {sample}: label {labels[sample]}; expected classes numbered from 0, fewer than "

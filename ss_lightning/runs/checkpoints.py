@@ -134,17 +134,17 @@ class LastCheckpoint(Checkpoint):
     Args:
         folder: where the checkpoints are kept.
         config: the flattened config. It is kept, and a training that goes on says where its own differs.
+        say_stopped: print a note if the training stops inside an epoch.
 
     Attributes:
         last_model_path: ``last.ckpt``, once it is there.
-        stopped: what there is to say of a training that stopped inside an epoch; empty if it did not.
     """
 
-    def __init__(self, folder: Path, config: Mapping[str, Any] | None = None) -> None:
+    def __init__(self, folder: Path, config: Mapping[str, Any] | None = None, say_stopped: bool = True) -> None:
         self.path = folder / "last.ckpt"
         self.config = comparable_config(config or {})
         self.last_model_path = ""
-        self.stopped = ""
+        self.say_stopped = say_stopped
         self.seed: int | None = None
         self._made_with: dict[str, Any] = {}
         self._begun = 0
@@ -232,11 +232,14 @@ class LastCheckpoint(Checkpoint):
             return
         stopped = self.path.with_name("stopped.ckpt")
         trainer.save_checkpoint(stopped, weights_only=True)
-        self.stopped = (
-            f"the training stopped inside epoch {trainer.current_epoch}, after {trainer.fit_loop.batch_idx + 1} of "
-            f"{trainer.num_training_batches} batches. The weights it came to are {display_path(stopped)}. With "
-            "--ckpt_path last that epoch is trained again from its beginning"
-        )
+        if self.say_stopped and trainer.is_global_zero:
+            # Here and not by the command: with ddp_spawn and ddp_fork only this process knows it.
+            print(
+                f"note  the training stopped inside epoch {trainer.current_epoch}, after "
+                f"{trainer.fit_loop.batch_idx + 1} of {trainer.num_training_batches} batches. The weights it came to "
+                f"are {display_path(stopped)}. With --ckpt_path last that epoch is trained again from its beginning",
+                flush=True,
+            )
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """The trainer has counted the coming epoch as ready; a checkpoint between epochs knows only what is over."""

@@ -24,6 +24,7 @@ from ss_lightning.files import keep_going, save_text
 from ss_lightning.runs.configs import flatten_config
 from ss_lightning.runs.history import EpochHistory, best_epoch, plain_numbers
 from ss_lightning.runs.machine import machine
+from ss_lightning.runs.reading import read_json
 
 # What a dashboard shows of a metric that went up and down: its best value.
 SUMMARIES = {
@@ -137,9 +138,15 @@ class RunRecord(EpochHistory):
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Write how the run ended."""
-        if trainer.is_global_zero and self.summary:
-            state = "interrupted" if isinstance(exception, KeyboardInterrupt | SIGTERMException) else "failed"
-            self._write(trainer, state, f"{type(exception).__name__}: {exception}".rstrip(": "))
+        if not trainer.is_global_zero:
+            return
+        state = "interrupted" if isinstance(exception, KeyboardInterrupt | SIGTERMException) else "failed"
+        error = f"{type(exception).__name__}: {exception}".rstrip(": ")
+        if self.summary:
+            self._write(trainer, state, error)
+        elif (path := self.folder / "summary.json").is_file():  # of a process of ddp_spawn or ddp_fork
+            self.summary = {**read_json(path, "The training has begun"), "state": state, "error": error}
+            self._save()
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Write that the run came to its end."""
@@ -168,6 +175,9 @@ class RunRecord(EpochHistory):
             **({"class_accuracy": class_accuracy(trainer)} if stage in ("test", "validate") else {}),
             "facts": self.facts,
         }
+        self._save()
+
+    def _save(self) -> None:
         path = self.folder / "summary.json"
         with keep_going(path, self.folder):
             save_text(path, json.dumps(self.summary, indent=2) + "\n")

@@ -2,6 +2,7 @@
 
 import errno
 import io
+import json
 import os
 import subprocess
 import sys
@@ -44,6 +45,38 @@ def test_a_stream_that_works_is_left_alone(tmp_path):
     assert (tmp_path / "out").read_text(encoding="utf-8") == "grün\n"
     assert not output_is_incomplete(stream)
     assert not output_is_incomplete(sys.stdout)
+
+
+def test_a_sign_that_the_terminal_has_not_is_written_as_its_number(tmp_path):
+    stream = LastingOutput((tmp_path / "out").open("w", encoding="ascii"), print)
+    print("grün, 日", file=stream, flush=True)
+    assert (tmp_path / "out").read_text(encoding="ascii") == "gr\\xfcn, \\u65e5\n"
+
+
+@pytest.mark.slow
+def test_files_are_utf8_in_an_ascii_locale(tmp_path):
+    root = Path(__file__).parents[2]
+    folder = tmp_path / "größe"
+    folder.mkdir()
+    config = (root / "configs" / "yinyang.yaml").read_text(encoding="utf-8")
+    (folder / "köpfe.yaml").write_text(f"# Köpfe, 頭\n{config}", encoding="utf-8")
+    ascii_only = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0", "PYTHONIOENCODING": "ascii"}
+    environment = {**os.environ, "PYTHONPATH": str(root), **ascii_only}
+
+    def run(*arguments):
+        return subprocess.run(
+            [sys.executable, "-m", "ss_lightning", *arguments], cwd=folder, env=environment, capture_output=True,
+            encoding="ascii", check=False,
+        )  # fmt: skip
+
+    small = ["--data.num_train=40", "--data.num_val=20", "--data.num_steps=20", "--model.hidden=[4]"]
+    done = run("fit", "--config", "köpfe.yaml", *small, "--trainer.max_epochs=1", "--pictures.every_n_epochs=0")
+    assert done.returncode == 0, done.stderr
+    assert "best checkpoint  runs/k\\xf6pfe/version_0/checkpoints/best.ckpt" in done.stdout
+    done = run("results", "runs/köpfe/version_0", "--json", "köpfe.json")
+    assert done.returncode == 0, done.stderr
+    written = json.loads((folder / "köpfe.json").read_text(encoding="utf-8"))
+    assert "runs/köpfe/version_0" in written["command_line"]
 
 
 def test_a_closed_stream_gets_a_place(monkeypatch):

@@ -90,6 +90,7 @@ def test_unsorted_samples_are_sorted_alone_and_stably(build_store):
         ({"times": [[[0.0, 1.0]], [1.0]]}, ["sample 0", "shape (1, 2)", "flat"]),
         ({"times": [[0.0, 1.0]]}, ["1 times, 2 units, 2 labels"]),
         ({"labels": [0, -1]}, ["sample 1", "label -1"]),
+        ({"labels": [-5, -3]}, ["sample 1: label -3; expected classes numbered from 0"]),
         ({"labels": [0, 5], "num_classes": 3}, ["sample 1", "label 5", "0 to 2"]),
         ({"labels": [0, 0.5]}, ["labels", "0.5", "sample 1"]),
         ({"labels": ["yes", "no"]}, ["labels", "<U3", "real numbers"]),

@@ -192,7 +192,8 @@ def sweep(words, parameters):
 def from_the_environment(key, value, monkeypatch):
     monkeypatch.setenv("JSONARGPARSE_DEFAULT_ENV", "true")
     monkeypatch.setenv(f"PL_FIT__{key.upper().replace('.', '__')}", json.dumps(value))
-    return ["fit", "--config", write("base.yaml", BASE)]
+    # A config goes over the environment: its own value would take the place of this one.
+    return ["fit", "--config", write("base.yaml", {name: part for name, part in BASE.items() if name != key})]
 
 
 def from_the_environment_as_a_file(key, value, monkeypatch):
@@ -333,6 +334,13 @@ def test_explaining_a_mistake_imports_nothing(key, capsys):
     config["trainer"]["nonsense"] = "foreign.fn"
     assert main(["fit", "--config", json.dumps(config)]) == 2
     assert not Path("imported").exists()
+
+
+def test_explaining_an_argument_that_does_not_fit_imports_nothing(monkeypatch, capsys):
+    hooked = {**spec("ss_lightning.MLPClassifier"), "dict_kwargs": {"hook": spec("foreign_folder.inner.Cb")}}
+    assert main(from_the_environment("model", hooked, monkeypatch)) == 2
+    assert not Path("imported").exists()
+    assert "unexpected keyword argument 'hook'" in capsys.readouterr().err
 
 
 def test_the_parsers_of_others_are_as_before():

@@ -25,7 +25,7 @@ from torch import Tensor
 from ss_lightning.events import EventBatch
 from ss_lightning.functional.kernels.common import event_arrays, jit, jit_fused, jit_reduce
 from ss_lightning.functional.kernels.loops_numba import copy_row, fill_row
-from ss_lightning.functional.kernels.threads import map_slices
+from ss_lightning.threads import map_slices
 
 # Neurons whose rows of time are transposed together: a cache line of float32.
 _LANES = 16

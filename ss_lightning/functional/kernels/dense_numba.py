@@ -33,8 +33,8 @@ from ss_lightning.functional.kernels.common import (
 )
 from ss_lightning.functional.kernels.llvm import VECTOR, Lowering, Strip, intrinsic
 from ss_lightning.functional.kernels.loops_numba import aligned_vector, copy_row, fill_row, latest_time
-from ss_lightning.functional.kernels.threads import map_slices
 from ss_lightning.surrogate import Surrogate
+from ss_lightning.threads import map_slices
 
 _PARTS = 2  # vectors of a strip: two chains of operations that do not wait for each other
 _STRIP = VECTOR * _PARTS

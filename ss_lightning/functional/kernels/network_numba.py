@@ -3,7 +3,7 @@
 :func:`network_forward` and :func:`network_backward` are the two passes that
 :func:`ss_lightning.functional.network.event_network` wraps for autograd. Both cut the batch into one slice of
 samples for each thread; the kernels release the GIL, so that
-:func:`~ss_lightning.functional.kernels.threads.map_slices` can run them side by side.
+:func:`~ss_lightning.threads.map_slices` can run them side by side.
 
 Forward, for one sample and one block of neurons: add the weight rows of this step's events, decay, compare, note
 the first crossing. Only first spike times are kept. Backward: recompute the membrane of one sample and block into
@@ -46,8 +46,8 @@ from ss_lightning.functional.kernels.common import (
 )
 from ss_lightning.functional.kernels.loops_numba import aligned_vector, copy_row, fill_row, latest_time
 from ss_lightning.functional.kernels.rows_numba import add_rows
-from ss_lightning.functional.kernels.threads import map_slices, num_slices
 from ss_lightning.surrogate import Surrogate
+from ss_lightning.threads import map_slices, num_slices
 
 _RAMP, _SURVIVAL, _MASKED = (ESTIMATOR_CODES[name] for name in ("ramp", "survival", "masked"))
 

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from ss_lightning.functional.kernels import threads
-from ss_lightning.functional.kernels.threads import map_slices, num_slices
+from ss_lightning import threads
+from ss_lightning.threads import map_slices, num_slices
 
 
 @pytest.fixture(params=["openmp", "pool"], autouse=True)
