@@ -13,7 +13,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from multiprocessing import parent_process
 from pathlib import Path
 from signal import SIG_IGN, SIGINT, signal
@@ -110,7 +110,12 @@ def prepare(
         for name, shard in zip(names, shards, strict=True)
         if not (work / name / "meta.json").is_file()
     ]
-    _read_all(todo, len(paths), listing.root, processes)
+    try:
+        _read_all(todo, len(paths), listing.root, processes)
+    except BaseException:
+        with suppress(OSError):
+            work.rmdir()  # nothing is done that one could go on with
+        raise
     write_arrays(entry, _joined([work / name for name in names], shards, listing, reader))
     shutil.rmtree(work, ignore_errors=True)
     for old in folder.glob(f"{prefix}-*"):
@@ -147,7 +152,8 @@ def _read_all(todo: Sequence[_Task], total: int, root: Path, processes: int | No
     number = min(processes or _processors(), len(todo))
     left = sum(len(paths) for _, paths, *_ in todo)
     before = f", {total - left:,} done before" if left < total else ""
-    with progress_bar(f"preparing {total:,} files of {root}{before}", total, total - left) as advance:
+    files = "file" if total == 1 else "files"
+    with progress_bar(f"preparing {total:,} {files} of {root}{before}", total, total - left) as advance:
         if number == 1 or len(todo) < _FEW:
             for task in todo:
                 _make_shard(task)

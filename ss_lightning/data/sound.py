@@ -12,6 +12,7 @@ that recordings of any volume give the same spikes. ``crossings`` is the send-on
 from __future__ import annotations
 
 import math
+import wave
 from collections.abc import Callable, Sequence
 from dataclasses import astuple, dataclass
 from functools import cache
@@ -150,10 +151,8 @@ def read_sound(path: Path, sample_rate: int, stereo: Stereo = "refuse") -> np.nd
     try:
         samples, rate = soundfile.read(path, dtype="float32", always_2d=True)
     except (OSError, RuntimeError, ValueError, TypeError) as error:
-        reason = " ".join(str(error).split())
+        reason = "its sample rate is 0 Hz" if _rate_is_zero(path) else " ".join(str(error).split())
         raise DataError(f"{path}: cannot be read as sound ({reason}). {how}") from error
-    if rate <= 0:
-        raise DataError(f"{path}: its sample rate is {rate} Hz; expected more than 0. {how}")
     if not len(samples):
         raise DataError(f"{path}: holds no samples. {how}")
     if samples.shape[1] > 1 and stereo == "refuse":
@@ -167,6 +166,15 @@ def read_sound(path: Path, sample_rate: int, stereo: Stereo = "refuse") -> np.nd
     if rate == sample_rate:
         return mono
     return librosa.resample(mono, orig_sr=rate, target_sr=sample_rate)
+
+
+def _rate_is_zero(path: Path) -> bool:
+    """Whether this is what ails a file, of which libsndfile says only that something is incomplete."""
+    try:
+        with wave.open(str(path)) as file:
+            return file.getframerate() == 0
+    except (OSError, EOFError, wave.Error):
+        return False
 
 
 @cache

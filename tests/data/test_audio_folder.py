@@ -134,7 +134,7 @@ def rate_of_zero(path):
     ("make", "message"),
     [
         (lambda path: path.write_bytes(b"no sound"), r"a\.wav: cannot be read as sound"),
-        (rate_of_zero, r"a\.wav: .*(sample rate|cannot be read as sound)"),
+        (rate_of_zero, r"a\.wav: cannot be read as sound \(its sample rate is 0 Hz\)"),
         (lambda path: write(path, np.zeros(0)), r"a\.wav: holds no samples"),
         (lambda path: write(path, np.zeros(4000)), r"a\.wav: is silent"),
     ],
