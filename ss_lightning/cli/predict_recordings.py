@@ -146,7 +146,7 @@ def _readers(config: Path | None, input_shape: Sequence[int]) -> Mapping[str, Re
         known = resolve_name(path)
         if getattr(known, "recording_readers", None) is EventDataModule.recording_readers:
             return READERS
-    data = CommandLineCheck(["predict", "--config", str(config)]).config["predict"].data  # what may be imported
+    data = CommandLineCheck(["fit", "--config", str(config)]).config["fit"].data  # what may be imported
     known, options = resolve_name(data.class_path), data.init_args.as_dict()
     if not issubclass(known, EventDataModule):
         return READERS
