@@ -92,8 +92,8 @@ def flat_events(
     flat_times, flat_units = _joined(time_arrays), _joined(unit_arrays)
     check_times(place, flat_times, offsets)
     flat_units = checked_units(place, flat_units, offsets, num_units)
-    stored_times, stored_unit = _stored_times(flat_times, time_unit)
-    return FlatEvents(*_sorted_by_time(stored_times, flat_units, offsets), offsets, stored_unit)
+    exact, stored_unit = stored_times(flat_times, time_unit)
+    return FlatEvents(*_sorted_by_time(exact, flat_units, offsets), offsets, stored_unit)
 
 
 def length_in(time_unit: StoredTimeUnit, step_ms: float) -> float:
@@ -249,7 +249,8 @@ def _joined(arrays: list[np.ndarray]) -> np.ndarray:
     return np.concatenate(filled) if filled else np.zeros(0)
 
 
-def _stored_times(times: np.ndarray, time_unit: TimeUnit) -> tuple[np.ndarray, StoredTimeUnit]:
+def stored_times(times: np.ndarray, time_unit: TimeUnit) -> tuple[np.ndarray, StoredTimeUnit]:
+    """Times as they are kept: whole microseconds as they are, all others in milliseconds, and what they are in."""
     if time_unit == "us" and times.dtype.kind in "iu":
         small = times.size == 0 or times.max() < 2**31
         return times.astype(np.int32 if small else np.int64), "us"

@@ -18,6 +18,7 @@ CONFIGS = sorted(
     name
     for path in ROOT.glob("configs/**/*.yaml")
     if (name := path.relative_to(ROOT).as_posix()) not in {*SWEEPS, *OVERLAYS}
+    and not name.startswith("configs/own/")  # tests/data/test_own_configs.py
 )
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 HOW_TO = [ROOT / "docs" / "start.md", *sorted(ROOT.glob("docs/howto/*.md"))]
@@ -35,6 +36,9 @@ def small_data(tmp_path, monkeypatch, shd, idx, nmnist, cifar10):
     cifar10.write_all(tmp_path / "data")
     for name in ("MNIST", "FashionMNIST"):
         idx.write_all(tmp_path / "data", name)
+    # The recordings that the page on one's own data begins with.
+    page = (ROOT / "docs/howto/own_data.md").read_text(encoding="utf-8")
+    exec(compile(blocks(page, "python")[0], "own_data.md", "exec"), {})
     return tmp_path
 
 

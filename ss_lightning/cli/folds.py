@@ -1,6 +1,6 @@
 """``python -m ss_lightning folds``: leave speakers out, train on all the others, test on those left out; in turns.
 
-The speakers of both files of a data set take part. What counts of a training is its last checkpoint: no epoch is chosen
+The speakers of all parts of a data set take part. What counts of a training is its last checkpoint: no epoch is chosen
 on the speakers that are left out. Each training is a run like any other, ``without_<speakers>/version_<seed>`` with its
 test in ``without_<speakers>/test_<seed>``, so that a stopped command goes on where it was.
 """
@@ -12,20 +12,21 @@ import csv
 import json
 import logging
 import math
+import re
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from filelock import FileLock, Timeout
 from jsonargparse import ArgumentParser
 
 from ss_lightning.cli.lightning_cli import CommandLineCheck, first_config, run_command
-from ss_lightning.data import SHDData, held_out_speakers
+from ss_lightning.data import FolderData, SHDData, held_out_speakers
 from ss_lightning.errors import DataError, UsageError
 from ss_lightning.files import display_path, save_text, write_whole
 from ss_lightning.parsing import WordsParser
@@ -45,7 +46,8 @@ _QUIET_OPTIONS = [
     "--trainer.enable_model_summary=false",
 ]
 
-Fold = tuple[int, ...]
+Speaker = int | str
+Fold = tuple[Speaker, ...]
 
 
 @dataclass(frozen=True)
@@ -71,11 +73,11 @@ class Plan:
         return [(fold, seed) for seed, fold in product(self.seeds, self.folds)]
 
 
-def make_folds(speakers: Sequence[int], size: int) -> list[Fold]:
-    """Neighbours in the order of their ids are left out together.
+def make_folds(speakers: Sequence[Speaker], size: int) -> list[Fold]:
+    """Neighbours in the order of their ids or names are left out together.
 
     Args:
-        speakers: ids of all speakers, rising.
+        speakers: ids or names of all speakers, rising.
         size: speakers in a fold; the last one is smaller where they cannot be shared evenly.
 
     Raises:
@@ -89,26 +91,30 @@ def make_folds(speakers: Sequence[int], size: int) -> list[Fold]:
     return [tuple(speakers[start : start + size]) for start in range(0, len(speakers), size)]
 
 
-def read_folds(words: Sequence[str], speakers: Sequence[int]) -> list[Fold]:
+def read_folds(words: Sequence[str], speakers: Sequence[Speaker]) -> list[Fold]:
     """Folds as they are written on the command line: ``0,1 2,3``.
 
     Args:
         words: the folds.
-        speakers: ids of all speakers.
+        speakers: ids or names of all speakers.
 
     Raises:
         UsageError: a fold is no list of speakers, has one that does not exist, shares one with another fold, or leaves
             none to train on.
     """
     folds: list[Fold] = []
+    known = {str(speaker): speaker for speaker in speakers}
     for word in words:
-        try:
-            fold = tuple(sorted({int(speaker) for speaker in word.split(",")}))
-        except ValueError as error:
-            raise UsageError(f"--folds: {word!r} is no list of speakers; expected folds like 0,1 2,3") from error
-        if unknown := sorted(set(fold) - set(speakers)):
+        names = {name.strip() for name in word.split(",")}
+        if all(type(speaker) is int for speaker in speakers):
+            try:
+                names = {str(int(name)) for name in names}
+            except ValueError as error:
+                raise UsageError(f"--folds: {word!r} is no list of speakers; expected folds like 0,1 2,3") from error
+        fold = tuple(speaker for name, speaker in known.items() if name in names)
+        if unknown := sorted(names - set(known)):
             raise UsageError(f"--folds {word}: no speaker {_list(unknown)} in the data; there are {_list(speakers)}")
-        if twice := sorted(set(fold) & {speaker for other in folds for speaker in other}):
+        if twice := [speaker for speaker in fold if any(speaker in other for other in folds)]:
             raise UsageError(f"--folds {word}: speaker {_list(twice)} is in another fold already")
         if len(fold) == len(speakers):
             raise UsageError(f"--folds {word}: this leaves no speaker to train on; there are {_list(speakers)}")
@@ -147,10 +153,7 @@ def make_plan(options: argparse.Namespace, extra: Sequence[str]) -> Plan:
         config = checker.config["fit"]
     folds = read_folds(options.folds, speakers) if options.folds else make_folds(speakers, options.size)
     for fold in folds:
-        try:
-            held_out_speakers(np.setdiff1d(speakers, fold), config.data.init_args.val_speakers)
-        except UsageError as error:
-            raise UsageError(f"without {_list(fold)}: {error}") from error
+        _check_validation(fold, speakers, config.data.init_args.val_speakers)
     seed = config.seed_everything if type(config.seed_everything) is int else 0
     name = config_name(first_config(config))
     plain = flatten_config(checker.plain_config())
@@ -163,17 +166,36 @@ def make_plan(options: argparse.Namespace, extra: Sequence[str]) -> Plan:
     )
 
 
-def _speakers(data: Any) -> list[int]:
+def _speakers(data: Any) -> list[Speaker]:
     """The speakers of the data that a config describes."""
     module, _, name = data.class_path.rpartition(".")
-    if not issubclass(getattr(import_module(module), name), SHDData):
+    kind = getattr(import_module(module), name)
+    if not issubclass(kind, SHDData | FolderData):
         raise UsageError(
             f"data.class_path is {data.class_path}, which knows no speakers to leave out; expected "
-            "ss_lightning.data.SHDData"
+            "ss_lightning.data.SHDData, or a folder of recordings (AudioFolderData, EventFolderData, ...)"
         )
     parser = ArgumentParser(exit_on_error=False)
-    parser.add_subclass_arguments(SHDData, "data")
+    parser.add_subclass_arguments(kind, "data")
     return parser.instantiate_classes(parser.parse_object({"data": data.as_dict()})).data.speakers()
+
+
+def _check_validation(fold: Fold, speakers: Sequence[Speaker], val_speakers: list[Speaker] | None) -> None:
+    """Refuse validation speakers that leave none to train on, before the first training.
+
+    Raises:
+        UsageError: they do, or one of them is not known.
+    """
+    others = [speaker for speaker in speakers if speaker not in fold]
+    try:
+        if all(type(speaker) is int for speaker in speakers):
+            held_out_speakers(np.array(others), cast(list[int] | None, val_speakers))
+        elif val_speakers and (unknown := set(map(str, val_speakers)) - set(map(str, speakers))):
+            raise UsageError(f"val_speakers: no speaker {_list(sorted(unknown))} in the data")
+        elif val_speakers and set(map(str, others)) <= set(map(str, val_speakers)):
+            raise UsageError(f"val_speakers: holding out {_list(val_speakers)} leaves no speaker to train on")
+    except UsageError as error:
+        raise UsageError(f"without {_list(fold)}: {error}") from error
 
 
 def run_fold(plan: Plan, fold: Fold, seed: int) -> None:
@@ -226,7 +248,7 @@ def read_fold(folder: Path, fold: Fold, seed: int) -> dict[str, Any] | None:
 
 def _folders(folder: Path, fold: Fold, seed: int) -> tuple[Path, Path]:
     """Where the training and the test of a fold are."""
-    name = "_".join(map(str, fold))
+    name = re.sub(r"[^\w.+-]", "-", "_".join(map(str, fold)))
     return folder / f"without_{name}" / f"version_{seed}", folder / f"without_{name}" / f"test_{seed}"
 
 
@@ -324,7 +346,7 @@ def run_folds(plan: Plan, command: str) -> list[dict[str, Any]]:
     return rows
 
 
-def _list(speakers: Sequence[int]) -> str:
+def _list(speakers: Sequence[Speaker]) -> str:
     return ",".join(map(str, speakers))
 
 
@@ -337,14 +359,14 @@ def main(arguments: list[str]) -> int:
     """
     parser = WordsParser(
         "folds",
-        description="Leave speakers out in turn: train on all others, of both files of the data (of the training file "
+        description="Leave speakers out in turn: train on all others, of all parts of the data (of the training file "
         "alone with --data.exclude_test_file true), and test the last checkpoint on those left out. The same command "
         "again goes on with folds that were stopped.",
         epilog="All other arguments go to every training, as for fit: --config configs/shd.yaml --data.root data. No "
         "speakers are kept for validation unless data.val_speakers is given (null here: a sixth of the others).",
     )
     which = parser.add_mutually_exclusive_group()
-    which.add_argument("--size", type=int, default=1, help="speakers in a fold, in the order of their ids (default: 1)")
+    which.add_argument("--size", type=int, default=1, help="speakers in a fold, in their order (default: 1)")
     which.add_argument("--folds", nargs="+", metavar="SPEAKERS", help="the folds instead, such as 0,1 2,3")
     parser.add_argument("--seeds", type=int, default=1, help="trainings of each fold (default: 1)")
     parser.add_argument("--out", type=Path, help="folder of the results; by default runs/folds/<name of the config>")

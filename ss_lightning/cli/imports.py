@@ -46,10 +46,11 @@ from ss_lightning.runs.config_check import check_text
 MODULES_VARIABLE = "SS_LIGHTNING_MODULES"
 
 # What a config may name is of these packages, ...
-_PACKAGES = ("lightning", "snntorch", "ss_lightning", "torch", "torchmetrics")
+_PACKAGES = ("lightning", "snntorch", "ss_lightning", "tonic", "torch", "torchmetrics")
 # ... of torch only of those parts that hold what a training is made of. Others load libraries, compile, or run code.
 _IMPORTABLE = (
-    *(package for package in _PACKAGES if package != "torch"),
+    *(package for package in _PACKAGES if package not in ("tonic", "torch")),
+    "tonic.datasets",
     *("torch.amp", "torch.distributed.algorithms", "torch.distributed.fsdp", "torch.nn", "torch.optim"),
     *("torch.special", "torch._C._nn", "torch._C._special"),
 )
@@ -177,6 +178,9 @@ class Trust:
             return True
         if not isinstance(found, type):
             return _within(module, _MATHEMATICS)
+        if _within(module, ("tonic.datasets",)):
+            # By name, for an import of tonic takes seconds.
+            return any((base.__module__, base.__name__) == ("tonic.dataset", "Dataset") for base in found.__mro__)
         # Some modules of torch build or run code when they are made; those to compose networks of do not.
         of_torch = _within(module, ("torch",))
         right_kind = issubclass(found, _KINDS) and (not of_torch or _within(module, _IMPORTABLE))

@@ -29,7 +29,6 @@ from lightning.pytorch.cli import (
     instantiate_class,
 )
 from lightning.pytorch.plugins import CheckpointIO
-from rich.console import Console
 from torch.optim import Optimizer
 
 from ss_lightning.cli.advice import idle_keys, idle_parts, rising_rate
@@ -48,6 +47,7 @@ from ss_lightning.cli.imports import Trust, denied_import
 from ss_lightning.cli.recipes import with_packaged_recipes
 from ss_lightning.cli.weights_and_biases import finish_wandb, start_wandb
 from ss_lightning.data import EventDataModule
+from ss_lightning.data.bars import spinner
 from ss_lightning.errors import DataError, UsageError
 from ss_lightning.files import display_path
 from ss_lightning.parsing import (
@@ -597,7 +597,7 @@ def is_interactive() -> bool:
 
 
 def _spinner(text: str) -> AbstractContextManager[Any]:
-    return Console().status(text) if is_interactive() else nullcontext()
+    return spinner(text) if is_interactive() else nullcontext()
 
 
 def make_optimizers(

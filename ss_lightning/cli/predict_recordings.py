@@ -68,7 +68,7 @@ def main(arguments: list[str]) -> int:
             "by a version that did not keep that. In Python, set model.recording_format"
         )
     config = config_beside(checkpoint)
-    readers = _readers(config)
+    readers = _readers(config, model.recording_format.input_shape)
     files = recording_files(options.recordings, readers)
     found, left = _read(files, options.time_unit, readers, model.recording_format)
     if not found:
@@ -137,7 +137,7 @@ def _checkpoint(path: str | None, config: str | None, root: Path) -> Path:
     return find_checkpoint(root / config_name(where, root), path or "best")
 
 
-def _readers(config: Path | None) -> Mapping[str, Reader]:
+def _readers(config: Path | None, input_shape: Sequence[int]) -> Mapping[str, Reader]:
     """What reads which ending, as far as the data module of a run knows more than all do."""
     path = None if config is None else read_config(config).get("data.class_path")
     if path is None:
@@ -146,11 +146,12 @@ def _readers(config: Path | None) -> Mapping[str, Reader]:
         known = resolve_name(path)
         if getattr(known, "recording_readers", None) is EventDataModule.recording_readers:
             return READERS
-    data = CommandLineCheck(["predict", "--config", str(config)]).config["predict"].data  # what may be imported
+    data = CommandLineCheck(["fit", "--config", str(config)]).config["fit"].data  # what may be imported
     known, options = resolve_name(data.class_path), data.init_args.as_dict()
     if not issubclass(known, EventDataModule):
         return READERS
-    return known(**{name: value for name, value in options.items() if name != "augment"}).recording_readers()
+    data = known(**{name: value for name, value in options.items() if name != "augment"})
+    return data.recording_readers(input_shape)
 
 
 def _read(

@@ -120,7 +120,7 @@ def checked_augmentation(augment: T, kind: type[T], input_shape: tuple[int, ...]
     if not isinstance(augment, kind):
         raise UsageError(f"augment is {augment!r}; expected an {kind.__name__}.")
     name = "unit_shift" if kind is EventAugmentation else "shift"
-    extent = min(input_shape[-2:])
+    extent = min((length for length in input_shape[-2:] if length > 1), default=1)
     if getattr(augment, name) >= extent:
         raise UsageError(
             f"augment.{name} is {getattr(augment, name)}; expected less than {extent}, for inputs of shape "
@@ -300,7 +300,7 @@ def moved_units(input_shape: tuple[int, ...], right: np.ndarray, down: np.ndarra
     Args:
         input_shape: its axes; ``x`` is the last of them and ``y``, if there is one, the last but one.
         right: int64 ``[B]``, added to ``x``.
-        down: int64 ``[B]``, added to ``y``; without effect if there is one axis only.
+        down: int64 ``[B]``, added to ``y``; without effect if there is one axis only, or one ``y``.
 
     Returns:
         int64 ``[B, N]``, -1 where a unit leaves the sensor.
@@ -310,8 +310,7 @@ def moved_units(input_shape: tuple[int, ...], right: np.ndarray, down: np.ndarra
     x = unit % width + right[:, None]
     inside = (x >= 0) & (x < width)
     moved = unit + right[:, None]
-    if len(input_shape) > 1:
-        height = input_shape[-2]
+    if len(input_shape) > 1 and (height := input_shape[-2]) > 1:
         y = unit // width % height + down[:, None]
         inside &= (y >= 0) & (y < height)
         moved = moved + down[:, None] * width
@@ -429,6 +428,30 @@ def augment_images(
     return np.where(shown[:, None], source, images.dtype.type(background))
 
 
+def drawn_changes(
+    augment: ImageAugmentation, numbers: np.ndarray, keys: np.ndarray, height: int, width: int
+) -> dict[str, np.ndarray]:
+    """What each image of a batch gets: the arguments of :func:`augment_images` of these names.
+
+    Args:
+        augment: what is done.
+        numbers: int64 ``[B]``, number of each sample.
+        keys: int64 ``[B]``, key of each sample.
+        height: of the images.
+        width: of the images.
+    """
+    streams = random_words(keys.astype(np.uint64), numbers)
+    drawn = _uniform(random_words(streams[:, None], np.arange(8)))
+    up_to = 2 * augment.shift + 1
+    right, down = (np.floor(drawn[:, axis] * up_to).astype(np.int64) - augment.shift for axis in (0, 1))
+    return {
+        "mirrored": (drawn[:, 2] < 0.5) & augment.flip,
+        "right": right,
+        "down": down,
+        "boxes": np.where(drawn[:, 3:4] < augment.erase, _boxes(drawn[:, 4:], height, width), 0),
+    }
+
+
 class ImageAugmenter:
     """Draws what each image of a batch gets, and changes it.
 
@@ -452,20 +475,13 @@ class ImageAugmenter:
 
     def __call__(self, numbers: np.ndarray, keys: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """See :data:`~ss_lightning.data.dataset.Augmenter`."""
-        augment, size = self.augment, len(numbers)
         _, height, width = self.store.input_shape
-        streams = random_words(keys.astype(np.uint64), numbers)
-        drawn = _uniform(random_words(streams[:, None], np.arange(8)))
-        up_to = 2 * augment.shift + 1
-        right, down = (np.floor(drawn[:, axis] * up_to).astype(np.int64) - augment.shift for axis in (0, 1))
         images = augment_images(
             self._steps(self.samples[numbers]),
-            mirrored=(drawn[:, 2] < 0.5) & augment.flip,
-            right=right,
-            down=down,
-            boxes=np.where(drawn[:, 3:4] < augment.erase, _boxes(drawn[:, 4:], height, width), 0),
+            **drawn_changes(self.augment, numbers, keys, height, width),
             background=self.background,
         )
+        size = len(numbers)
         units = np.tile(np.arange(self.store.num_units, dtype=np.int32), size)
         return images.ravel(), units, np.arange(size + 1) * self.store.num_units
 

@@ -27,7 +27,8 @@ def cache_folder(cache_dir: str | None = None) -> Path:
     ).expanduser()
 
 
-def _digest(*parts: object) -> str:
+def digest(*parts: object) -> str:
+    """A short name that stands for these values."""
     return hashlib.sha256(json.dumps(parts, default=str).encode()).hexdigest()[:16]
 
 
@@ -45,7 +46,7 @@ def preparation_lock(folder: Path, subject: Path) -> Iterator[bool]:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder / f"{_digest(subject.resolve())}.lock")
+        lock = FileLock(folder / f"{digest(subject.resolve())}.lock")
         lock.acquire()
     except (OSError, NotImplementedError):  # the latter: a file system without locks
         yield False
@@ -111,19 +112,19 @@ def cached_stores(
 
 def _entry(folder: Path, source: Path, settings: tuple) -> tuple[Path, list[Path]]:
     """Where the store made from ``source`` is kept, and what is kept there for the same path."""
-    prefix = f"{source.stem}-{_digest(source.resolve())}"
-    state = _digest(_state(source), FORMAT_VERSION, settings)
+    prefix = f"{source.stem}-{digest(source.resolve())}"
+    state = digest(file_states(source), FORMAT_VERSION, settings)
     entry = folder / f"{prefix}-{state}"
     # With a dot in front: what is left of a process that was killed as it wrote.
     others = [*folder.glob(f"{prefix}-*"), *folder.glob(f".{prefix}-*")]
     return entry, [other for other in others if other != entry]
 
 
-def _state(source: Path | os.DirEntry) -> object:
+def file_states(source: Path | os.DirEntry) -> object:
     """What changes when a file, or anything in a folder, changes."""
     refuse_broken_link(Path(source))
     if source.is_dir():
-        return sorted((entry.name, _state(entry)) for entry in os.scandir(os.fspath(source)))
+        return sorted((entry.name, file_states(entry)) for entry in os.scandir(os.fspath(source)))
     status = source.stat()
     # Copying tools set the modification time back, but not the other one.
     return status.st_size, status.st_mtime_ns, status.st_ctime_ns

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Any, Literal
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, cast
 
 import lightning
 import torch
@@ -13,10 +13,11 @@ from torch.utils.data import DataLoader, Sampler
 
 from ss_lightning.data.argument_checks import checked_choice, checked_positive_number, checked_whole_number
 from ss_lightning.data.augment import EventAugmentation, EventAugmenter
-from ss_lightning.data.dataset import Augmenter, EventDataset, identity
+from ss_lightning.data.dataset import Augmenter, EventDataset, SampleDataset, identity
 from ss_lightning.data.recording_files import READERS, Reader
 from ss_lightning.data.samplers import EvaluationSampler, TrainingSampler, even_batch_size
 from ss_lightning.data.splits import Splits, Subset
+from ss_lightning.data.store import EventStore
 from ss_lightning.errors import UsageError
 
 _WARN_SHARE_AFTER = 0.01
@@ -181,10 +182,10 @@ class EventDataModule(lightning.LightningDataModule):
         """Batches of the test samples, for predictions."""
         return self._loader(self.dataset(self._test_split()))
 
-    def dataset(self, subset: Subset) -> EventDataset:
+    def dataset(self, subset: Subset) -> SampleDataset:
         """``subset`` on this module's grid; samples that are asked for with a key are changed by ``augment``."""
         return EventDataset(
-            subset.store,
+            cast(EventStore, subset.store),
             subset.samples,
             num_steps=self.num_steps,
             step_ms=self.step_ms,
@@ -198,14 +199,21 @@ class EventDataModule(lightning.LightningDataModule):
         if self.augment is None or self.augment == EventAugmentation():
             return None
         return EventAugmenter(
-            self.augment, subset.store, subset.indices, step_ms=self.step_ms, units_per_input=self.units_per_input
+            self.augment,
+            cast(EventStore, subset.store),
+            subset.indices,
+            step_ms=self.step_ms,
+            units_per_input=self.units_per_input,
         )
 
-    def recording_readers(self) -> Mapping[str, Reader]:
+    def recording_readers(self, input_shape: Sequence[int] = ()) -> Mapping[str, Reader]:
         """Of each ending of a file name what reads recordings from it, for predictions without labels.
 
         A subclass whose recordings come in files of its own adds to this, with the settings of the training. Nothing
         of the data may be needed here.
+
+        Args:
+            input_shape: shape of one step of the network's input.
         """
         return READERS
 
@@ -217,7 +225,7 @@ class EventDataModule(lightning.LightningDataModule):
 
     def _loader(
         self,
-        dataset: EventDataset,
+        dataset: SampleDataset,
         sampler: Sampler | None = None,
         batch_size: int | None = None,
     ) -> DataLoader:
@@ -241,7 +249,7 @@ class EventDataModule(lightning.LightningDataModule):
         """How many processes train together, and which of them this is."""
         return (1, 0) if self.trainer is None else (self.trainer.world_size, self.trainer.global_rank)
 
-    def _evaluation_loader(self, dataset: EventDataset) -> DataLoader:
+    def _evaluation_loader(self, dataset: SampleDataset) -> DataLoader:
         replicas, rank = self._processes()
         if replicas == 1:
             return self._loader(dataset)
@@ -253,7 +261,7 @@ class EventDataModule(lightning.LightningDataModule):
         if name in self._looked_at:
             return
         self._looked_at.add(name)
-        places = subset.store.places_on_grid(self.num_steps, self.step_ms, subset.samples)
+        places = cast(EventStore, subset.store).places_on_grid(self.num_steps, self.step_ms, subset.samples)
         grid = (
             f"(num_steps={self.num_steps} steps of step_ms={self.step_ms:g} ms = {self.num_steps * self.step_ms:g} ms)"
         )

@@ -21,7 +21,41 @@ InputKind = Literal["events", "dense"]
 Augmenter = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray, np.ndarray]]
 
 
-class EventDataset(Dataset):
+class SampleDataset(Dataset):
+    """Samples that are collated as they are fetched.
+
+    Attributes:
+        samples: int64 ``[S']``, the samples of the store that are used.
+        augment: what changes samples that are asked for together with a key; None if nothing does.
+    """
+
+    samples: np.ndarray
+    augment: Any
+
+    def __len__(self) -> int:
+        """Number of samples."""
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> tuple[EventBatch | Tensor, Tensor]:
+        """A batch of the one sample ``index``."""
+        return self.__getitems__([index])
+
+    def __getitems__(
+        self, indices: Sequence[int] | Sequence[tuple[int, int]] | np.ndarray
+    ) -> tuple[EventBatch | Tensor, Tensor]:
+        """The batch of these samples.
+
+        Args:
+            indices: numbers of samples; or pairs of a key and a number, for samples changed at random: as ``augment``
+                changes them, which follows from the pair alone.
+
+        Returns:
+            The input (an EventBatch, or a tensor ``[T, B, N]``) and the labels, int64 ``[B]``.
+        """
+        raise NotImplementedError
+
+
+class EventDataset(SampleDataset):
     """Samples of a store, put on a time grid and collated as they are fetched.
 
     A DataLoader asks for a whole batch at once through :meth:`__getitems__` and must not collate again: give
@@ -65,28 +99,16 @@ class EventDataset(Dataset):
         """Number of input units ``N``."""
         return -(-self.store.num_units // self.units_per_input)
 
-    def __len__(self) -> int:
-        """Number of samples."""
-        return len(self.samples)
-
     def __repr__(self) -> str:
         return (
             f"EventDataset(samples={len(self)}, units={self.num_units}, steps={self.num_steps}, "
             f"step_ms={self.step_ms:g}, binning={self.binning!r}, input={self.input!r})"
         )
 
-    def __getitem__(self, index: int) -> tuple[EventBatch | Tensor, Tensor]:
-        """A batch of the one sample ``index``."""
-        return self.__getitems__([index])
-
     def __getitems__(
         self, indices: Sequence[int] | Sequence[tuple[int, int]] | np.ndarray
     ) -> tuple[EventBatch | Tensor, Tensor]:
-        """The batch of these samples.
-
-        Args:
-            indices: numbers of samples; or pairs of a key and a number, for samples changed at random: as ``augment``
-                changes them, which follows from the pair alone.
+        """The batch of these samples, see :meth:`SampleDataset.__getitems__`.
 
         Returns:
             The input (an EventBatch, or uint8 ``[T, B, N]``) and the labels, int64 ``[B]``.
@@ -115,9 +137,9 @@ class EventDataset(Dataset):
                 **grid,
             )
         else:
-            changed = self.augment(numbers, keys)
+            times, units, offsets = self.augment(numbers, keys)
             every = np.arange(len(numbers))
-            units, offsets = bin_events(*changed, every, num_units=self.num_units, in_order=False, **grid)
+            units, offsets = bin_events(times, units, offsets, every, num_units=self.num_units, in_order=False, **grid)
         if self.input == "events":
             events = EventBatch.trusted(
                 torch.from_numpy(units), torch.from_numpy(offsets), self.num_steps, self.num_units

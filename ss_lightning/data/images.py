@@ -6,7 +6,7 @@ import gzip
 import math
 import zlib
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 
@@ -14,6 +14,7 @@ from ss_lightning.data.argument_checks import checked_choice, checked_fraction, 
 from ss_lightning.data.augment import UNCHANGED_IMAGES, ImageAugmentation, ImageAugmenter, checked_augmentation
 from ss_lightning.data.dataset import Augmenter
 from ss_lightning.data.download import DownloadedData, fetch_missing
+from ss_lightning.data.pixels import pixel_steps
 from ss_lightning.data.splits import Splits, Subset
 from ss_lightning.data.store import EventStore
 from ss_lightning.errors import DataError
@@ -21,21 +22,6 @@ from ss_lightning.signatures import passes_on_to
 
 # Images uint8 ``[S, C, H, W]`` and labels ``[S]``.
 Images = tuple[np.ndarray, np.ndarray]
-
-
-def pixel_steps(pixels: np.ndarray, num_steps: int) -> np.ndarray:
-    """The step at which each pixel fires: ``(255 - v) * (T - 1) // 255``, in integers.
-
-    Args:
-        pixels: uint8, any shape.
-        num_steps: ``T``.
-
-    Returns:
-        The smallest unsigned integers that hold ``T - 1``, same shape: white (255) fires at step 0, black (0)
-        at step ``T - 1``.
-    """
-    table = (255 - np.arange(256)) * (num_steps - 1) // 255
-    return table.astype(np.min_scalar_type(num_steps - 1))[pixels]
 
 
 def read_idx(path: Path, num_axes: int) -> np.ndarray:
@@ -115,7 +101,8 @@ class LatencyImages(DownloadedData):
         if self.augment == ImageAugmentation():
             return None
         silent = self.background == "silent"
-        return ImageAugmenter(self.augment, subset.store, subset.indices, num_steps=self.num_steps, silent=silent)
+        store = cast(EventStore, subset.store)
+        return ImageAugmenter(self.augment, store, subset.indices, num_steps=self.num_steps, silent=silent)
 
     def load_images(self) -> tuple[Images, Images]:
         """Read the training and the test images; download them first if they are missing."""

@@ -53,23 +53,29 @@ def read_recording(path: Path, polarity: Polarity = "merged") -> tuple[np.ndarra
             f"{path}: {content.size} bytes; expected a recording of N-MNIST, {_BYTES_PER_EVENT} bytes for each event, "
             f"perhaps it is cut short. {how}"
         )
-    x, y, high, middle, low = content.reshape(-1, _BYTES_PER_EVENT).T.astype(np.int64)
-    times = ((high & 127) << 16) + (middle << 8) + low
-    clock = y == _CLOCK_Y
-    times += clock.cumsum() * _CLOCK_US
-    outside = ((x >= SIDE) | (y >= SIDE)) & ~clock
+    x, y, polarity_bit, times = decode_recording(content)
+    outside = (x >= SIDE) | (y >= SIDE)
     if outside.any():
         event = int(outside.argmax())
         raise DataError(
             f"{path}: event {event} at x={x[event]}, y={y[event]}; expected 0 to {SIDE - 1}. This is no recording of "
             f"N-MNIST. {how}"
         )
-    if clock.all():
+    if not len(times):
         raise DataError(f"{path}: no events. {how}")
     units = y * SIDE + x
     if polarity == "separate":
-        units += (high >> 7) * SIDE**2
-    return times[~clock], units[~clock]
+        units += polarity_bit * SIDE**2
+    return times, units
+
+
+def decode_recording(content: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """``x``, ``y``, polarity and time in microseconds of each event, int64 ``[E]``, of bytes ``[5 * E']``."""
+    x, y, high, middle, low = content.reshape(-1, _BYTES_PER_EVENT).T.astype(np.int64)
+    times = ((high & 127) << 16) + (middle << 8) + low
+    event = y != _CLOCK_Y
+    times += (~event).cumsum() * _CLOCK_US
+    return x[event], y[event], (high >> 7)[event], times[event]
 
 
 def read_recordings(folder: Path, polarity: Polarity = "merged") -> Iterator[EventStore]:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from torch.utils.data import DistributedSampler
 
-from ss_lightning.data.dataset import EventDataset
+from ss_lightning.data.dataset import SampleDataset
 from ss_lightning.errors import UsageError
 
 
@@ -26,7 +26,7 @@ class TrainingSampler(DistributedSampler):
         UsageError: there are fewer samples than processes.
     """
 
-    def __init__(self, dataset: EventDataset, num_replicas: int, rank: int, seed: int) -> None:
+    def __init__(self, dataset: SampleDataset, num_replicas: int, rank: int, seed: int) -> None:
         if len(dataset) < num_replicas:
             raise UsageError(
                 f"{len(dataset)} training samples cannot be shared among {num_replicas} devices. Use fewer devices."
@@ -58,7 +58,7 @@ class EvaluationSampler(DistributedSampler):
         UsageError: there are fewer samples than processes.
     """
 
-    def __init__(self, dataset: EventDataset, num_replicas: int, rank: int) -> None:
+    def __init__(self, dataset: SampleDataset, num_replicas: int, rank: int) -> None:
         if len(dataset) < num_replicas:
             raise UsageError(
                 f"{len(dataset)} samples cannot be shared among {num_replicas} devices without repeating "

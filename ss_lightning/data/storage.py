@@ -55,7 +55,7 @@ def write_arrays(
 
 
 def read_arrays(
-    path: str | os.PathLike[str], mapped: Collection[str] = ()
+    path: str | os.PathLike[str], mapped: Collection[str] = (), only: Collection[str] | None = None
 ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """Read what :func:`write_arrays` wrote, and compare the checksums.
 
@@ -63,6 +63,7 @@ def read_arrays(
         path: the folder.
         mapped: names of the arrays to leave on disk, for the operating system to page in; several processes then
             share them. An array without entries is read in any case, because it cannot be mapped.
+        only: names of the arrays to read; all if not given.
 
     Returns:
         The arrays by name, and what else ``meta.json`` says.
@@ -79,6 +80,8 @@ def read_arrays(
             raise DataError(f"{path}/meta.json: its checksum differs. Build it again.")
         arrays = {}
         for name, crc in meta["crc32"].items():
+            if only is not None and name not in only:
+                continue
             in_file = name in mapped and meta["num_events"] > 0
             arrays[name] = np.load(path / f"{name}.npy", mmap_mode="r" if in_file else None)
             if zlib.crc32(arrays[name].data) != crc:

@@ -163,7 +163,8 @@ def load(protocol: Protocol, root: str) -> tuple[EventDataset, EventDataset]:
         data = MNISTData(root=root, **grid)
     train, val = data.splits.train, data.splits.val
     assert val is not None
-    return data.dataset(_first(train, protocol.num_train)), data.dataset(_first(val, protocol.num_val))
+    made = (data.dataset(_first(train, protocol.num_train)), data.dataset(_first(val, protocol.num_val)))
+    return cast(tuple[EventDataset, EventDataset], made)
 
 
 def _first(subset: Subset, number: int) -> Subset:

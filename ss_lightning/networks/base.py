@@ -315,8 +315,11 @@ class SpikingNetwork(nn.Module):
 
     def _normalised(self, depth: int, current: Tensor) -> Tensor:
         """The current ``[T, B, ...]`` of a hidden layer, normalised over steps and samples."""
-        rows = current.flatten(0, 1)
-        return (self.norms[depth](rows) if self.norms else rows).unflatten(0, current.shape[:2])
+        if not self.norms:
+            return current
+        once = current[:1] if is_constant(current) else current
+        normalised = self.norms[depth](once.flatten(0, 1)).unflatten(0, once.shape[:2])
+        return normalised.expand(len(current), *[-1] * (current.dim() - 1))
 
     def _onset_current(self, depth: int, neuron: nn.Module, num_steps: int) -> Tensor | None:
         """The current ``[T, N]`` (``[T, N, 1, 1]`` of channels) that stands for the onsets of a hidden layer."""
@@ -378,6 +381,11 @@ class SpikingNetwork(nn.Module):
             )
         if not isinstance(spikes, EventBatch) and len(spikes) < 1:
             raise ValueError(f"the input must be time-major [T, B, N] with T >= 1, got {tuple(spikes.shape)}")
+
+
+def is_constant(steps: Tensor) -> bool:
+    """Whether ``[T, ...]`` is one step that stands for several, as ``Tensor.expand`` makes it."""
+    return len(steps) > 1 and steps.stride(0) == 0
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ss_lightning.events import EventBatch
 from ss_lightning.functional.network import Stage
-from ss_lightning.networks.base import NetworkOutput, Spikes, SpikingNetwork, synapses_per_input
+from ss_lightning.networks.base import NetworkOutput, Spikes, SpikingNetwork, is_constant, synapses_per_input
 from ss_lightning.signatures import passes_on_to
 
 
@@ -119,8 +119,7 @@ class ConvNet(SpikingNetwork):
         """See :meth:`SpikingNetwork.forward`."""
         self._check_input(spikes)
         dense = spikes.to_dense() if isinstance(spikes, EventBatch) else spikes
-        steps, batch = dense.shape[:2]
-        images = dense.reshape(steps * batch, *self.input_shape).to(self._linear[0].weight.dtype)
+        images = _images(dense, self.input_shape, self._linear[0].weight.dtype)
         last = len(self.convolutions) - 1
 
         def pooled(depth: int, fired: Tensor) -> Tensor:
@@ -139,7 +138,7 @@ class ConvNet(SpikingNetwork):
             Stage(synapse, partial(self._hidden_spikes, depth, neuron), self._rescaled)
             for depth, (synapse, neuron) in enumerate(zip(self.synapses[:-1], self.neurons, strict=True), last + 1)
         ]
-        return self._layer_by_layer(channels_last(images).unflatten(0, (steps, batch)), stages, self.synapses[-1])
+        return self._layer_by_layer(images, stages, self.synapses[-1])
 
     @property
     def layer_sizes(self) -> list[int]:
@@ -187,6 +186,16 @@ def channels_last(images: Tensor) -> Tensor:
     return images.permute(0, 2, 3, 1).flatten(2).unflatten(2, (width, channels)).permute(0, 3, 1, 2)
 
 
+def _images(dense: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """Input ``[T, B, N]`` as images ``[T, B, C, H, W]``, channels last; one that is the same in all steps stays one."""
+    steps, batch = dense.shape[:2]
+    once = dense[:1] if is_constant(dense) else dense
+    images = channels_last(once.reshape(len(once) * batch, *shape).to(dtype))
+    return images.unflatten(0, (len(once), batch)).expand(steps, *[-1] * (len(shape) + 1))
+
+
 def _step_by_step(layer: nn.Module, images: Tensor) -> Tensor:
-    """A layer of images ``[S, C, H, W]`` on ``[T, B, C, H, W]``."""
+    """A layer of images ``[S, C, H, W]`` on ``[T, B, C, H, W]``; what is the same in all steps is computed once."""
+    if is_constant(images):
+        return layer(images[0])[None].expand(len(images), *[-1] * (images.dim() - 1))
     return layer(images.flatten(0, 1)).unflatten(0, images.shape[:2])

@@ -254,7 +254,8 @@ def hidden_spikes(network: nn.Module, dense: Tensor) -> tuple[NetworkOutput, lis
 
     handles = [module.register_forward_hook(listen) for module in spiking_modules(network)]
     try:
-        return network(dense), heard
+        # What needs a gradient is not turned into events, however sparse: the fused path has no modules to listen to.
+        return network(dense.detach().float().requires_grad_()), heard
     finally:
         for handle in handles:
             handle.remove()

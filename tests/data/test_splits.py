@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from ss_lightning.data import MNISTData, NMNISTData
-from ss_lightning.data.splits import Splits, Subset, split_off
+from ss_lightning.data.splits import PartChoice, Splits, Subset, split_off
 
 
 def test_split_off_parts_are_disjoint_and_complete():
@@ -48,3 +48,44 @@ def test_the_validation_samples_are_held_out_by_seed(request, tmp_path, kind, fi
     data = kind(root=str(tmp_path), val_fraction=0)
     assert data.val_dataloader() == []
     assert len(data.splits.train) == 20
+
+
+PARTS = np.array(["train"] * 6 + ["val"] * 2 + ["test"] * 2)
+GROUPS = np.array([0, 0, 1, 1, 2, 2, 0, 3, 3, 1])
+NAMES = ("a", "b", "c", "d")
+
+
+def choose(parts=PARTS, groups=GROUPS, **changes):
+    options = {"val_fraction": 0.1, "test_fraction": 0.1, "val_groups": None, "test_groups": None}
+    choice = PartChoice(**{**options, "exclude_test": False, "seed": 0, **changes})
+    return [part.tolist() for part in choice.choose(parts, groups, NAMES)]
+
+
+def test_parts_that_are_there_are_kept():
+    assert choose() == [[0, 1, 2, 3, 4, 5], [6, 7], [8, 9]]
+
+
+def test_groups_are_left_out_of_all_parts():
+    assert choose(test_groups=("b",), val_groups=()) == [[0, 1, 4, 5, 6, 7, 8], [], [2, 3, 9]]
+    assert choose(test_groups=("b",), val_groups=("a",)) == [[4, 5, 7, 8], [0, 1, 6], [2, 3, 9]]
+    assert choose(test_groups=("b",), val_groups=(), exclude_test=True) == [[0, 1, 4, 5, 6, 7], [], [2, 3]]
+
+
+def test_a_group_for_validation_and_the_part_for_testing():
+    assert choose(val_groups=("c",)) == [[0, 1, 2, 3], [4, 5], [8, 9]]
+
+
+def test_whole_groups_are_held_out_where_parts_are_missing():
+    train, val, test = choose(parts=np.array([""] * 10))
+    groups = [set(GROUPS[part]) for part in (train, val, test)]
+    assert [len(some) for some in groups] == [2, 1, 1]
+    assert set.union(*groups) == {0, 1, 2, 3}
+    assert sorted(train + val + test) == list(range(10))
+    other = [choose(parts=np.array([""] * 10), seed=seed)[2] for seed in range(9)]
+    assert len({tuple(part) for part in other}) > 1
+
+
+def test_samples_are_held_out_where_there_are_no_groups():
+    train, val, test = choose(parts=np.array([""] * 10), groups=None, val_fraction=0.25, test_fraction=0.2)
+    assert (len(train), len(val), len(test)) == (6, 2, 2)
+    assert choose(parts=np.array([""] * 10), groups=None, val_fraction=0, test_fraction=0)[1:] == [[], []]

@@ -286,3 +286,26 @@ def test_paddings_and_pools_that_do_not_fit_are_refused(sizes, message):
 def test_conv_net_of_impossible_sizes_is_refused(sizes):
     with pytest.raises(ValueError, match="channels must list at least one convolution"):
         ConvNet(input_shape=(1, 28, 28), num_classes=3, step_ms=1, **sizes)
+
+
+@pytest.mark.parametrize("batch_norm", [False, True])
+def test_a_constant_input_gives_what_its_copies_give(batch_norm):
+    torch.manual_seed(0)
+    options = {
+        "input_shape": [2, 8, 8],
+        "num_classes": 3,
+        "step_ms": 1.0,
+        "channels": [4, 5],
+        "padding": 1,
+        "kernel_size": 3,
+    }
+    network = ConvNet(**options, hidden=[6], input_gain=4.0, batch_norm=batch_norm).double()
+    image = torch.rand(1, 7, 128, dtype=torch.float64)
+    found = []
+    for spikes in (image.expand(4, -1, -1), image.repeat(4, 1, 1)):
+        network.zero_grad()
+        output = network(spikes)
+        output.readout.square().sum().backward()
+        found.append([output.readout, *(p.grad.clone() for p in network.parameters() if p.grad is not None)])
+    assert found[0][0].abs().sum() > 0
+    torch.testing.assert_close(found[0], found[1])

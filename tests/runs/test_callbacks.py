@@ -123,10 +123,11 @@ class TestPictures:
 class TestHiddenSpikes:
     """What is heard layer by layer is what the network reports of itself."""
 
+    @pytest.mark.parametrize("density", [0.01, 0.3])
     @pytest.mark.parametrize("neuron", ["single", "standard_single", "multi"])
-    def test_mlp(self, neuron):
+    def test_mlp(self, neuron, density):
         network = model(hidden=[12, 7], neuron=neuron).network
-        dense = (torch.rand(20, 5, 4) < 0.3).float()
+        dense = (torch.rand(20, 5, 4) < density).float()
         with torch.no_grad():
             output, heard = hidden_spikes(network, dense)
         assert [layer.shape for layer in heard] == [(20, 5, 12), (20, 5, 7)]

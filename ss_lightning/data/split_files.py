@@ -1,0 +1,110 @@
+"""Parts of a data set that are one ``.npz`` each: flat arrays, and how long each recording is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from ss_lightning.arrays import TimeUnit
+from ss_lightning.data.layouts import PARTS
+from ss_lightning.data.store import EventStore
+from ss_lightning.data.validation import whole_numbers
+from ss_lightning.errors import DataError
+
+_NEEDED = ("times", "units", "lengths", "labels")
+_HOW = (
+    "Write it with numpy.savez(path, times=numpy.concatenate(times), units=numpy.concatenate(units), "
+    "lengths=[len(t) for t in times], labels=labels)"
+)
+
+
+class Parts(NamedTuple):
+    """All recordings of some files.
+
+    Attributes:
+        store: the recordings; their groups are indices of ``group_names``.
+        parts: "train", "val" or "test" for each of them.
+        group_names: names of the groups, none if the files have none.
+    """
+
+    store: EventStore
+    parts: np.ndarray
+    group_names: tuple[str, ...]
+
+
+def split_files(root: Path) -> dict[str, Path]:
+    """The files ``train.npz``, ``val.npz`` and ``test.npz`` of a folder, if there is one to train on."""
+    found = {part: root / f"{part}.npz" for part in PARTS if (root / f"{part}.npz").is_file()}
+    return found if "train" in found else {}
+
+
+def read_split_files(files: Mapping[str, Path], num_units: int | None, time_unit: TimeUnit, allow_empty: bool) -> Parts:
+    """Read the parts of a data set.
+
+    Args:
+        files: the file of each part.
+        num_units: units of a recording; None for what the files have.
+        time_unit: of the times.
+        allow_empty: accept recordings without events.
+
+    Raises:
+        DataError: a file cannot be read or does not hold what is expected.
+    """
+    arrays = {part: _read(path) for part, path in files.items()}
+    flat = [array["units"] for array in arrays.values() if len(array["units"])]
+    if num_units is None:
+        num_units = int(max((units.max() for units in flat), default=0)) + 1
+    names = max((array.get("class_names", ()) for array in arrays.values()), key=len)
+    num_classes = max(len(names), *(int(array["labels"].max(initial=0)) + 1 for array in arrays.values()))
+    class_names = [str(name) for name in names] + [str(label) for label in range(len(names), num_classes)]
+    groups = [array["groups"].astype(str) for array in arrays.values() if "groups" in array]
+    if 0 < len(groups) < len(arrays):
+        without = next(path for part, path in files.items() if "groups" not in arrays[part])
+        raise DataError(f"{without}: has no groups, but other parts have; expected them in all parts or in none.")
+    group_names = tuple(sorted({str(name) for some in groups for name in some}))
+    stores = []
+    for part, path in files.items():
+        array = arrays[part]
+        ends = array["lengths"].cumsum()[:-1]
+        stores.append(
+            EventStore.from_arrays(
+                np.split(array["times"], ends),
+                np.split(array["units"], ends),
+                array["labels"],
+                groups=np.searchsorted(group_names, array["groups"].astype(str)) if groups else None,
+                num_units=num_units,
+                time_unit=time_unit,
+                class_names=class_names,
+                allow_empty=allow_empty,
+                source=str(path),
+            )
+        )
+    parts = np.repeat(np.array(list(files)), [len(store) for store in stores])
+    return Parts(EventStore.joined(stores), parts, group_names)
+
+
+def _read(path: Path) -> dict[str, np.ndarray]:
+    """The arrays of a file, whose lengths fit each other."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            missing = [name for name in _NEEDED if name not in file.files]
+            if missing:
+                raise DataError(f"{path}: no {', '.join(missing)} among {', '.join(file.files)}. {_HOW}.")
+            arrays = {name: file[name] for name in (*_NEEDED, "groups", "class_names") if name in file.files}
+    except DataError:
+        raise
+    except Exception as error:  # what NumPy says to a damaged file depends on the place
+        about = " Arrays of objects may hold code and are not read." if "pickle" in str(error) else ""
+        raise DataError(f"{path}: cannot be read ({str(error).splitlines()[0]}).{about} {_HOW}.") from error
+    for name in ("lengths", "labels"):
+        arrays[name] = whole_numbers(arrays[name], f"{path}: {name}")
+    samples: dict[str, int] = {name: len(arrays[name]) for name in ("lengths", "labels", "groups") if name in arrays}
+    total = int(arrays["lengths"].sum())
+    events: dict[str, int] = {name: arrays[name].size for name in ("times", "units")}
+    if len(set(samples.values())) > 1 or (arrays["lengths"] < 0).any() or set(events.values()) != {total}:
+        found = ", ".join(f"{count} {name}" for name, count in {**samples, **events}.items())
+        raise DataError(f"{path}: {found}, and the lengths add up to {total}; expected them to fit. {_HOW}.")
+    return arrays
