@@ -14,8 +14,10 @@ import ss_lightning
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "upgrading.md").read_text(encoding="utf-8")
 MEMBERS = re.findall(r"^\| `([\w.]+)` \|", PAGE, re.MULTILINE)
-# Part of Python itself: a named tuple's methods, which are documented.
-DOCUMENTED = {"_asdict", "_fields", "_replace"}
+# Part of Python itself and documented: the methods of a named tuple, and the end of a process.
+DOCUMENTED = {"_asdict", "_exit", "_fields", "_replace"}
+# What Python puts into the classes that it makes.
+MADE_BY_PYTHON = {"_abc_impl", "_is_protocol"}
 
 
 def make_parser():
@@ -135,7 +137,7 @@ def private_in_use():
                 base for base in kind.__mro__[1:] if not base.__module__.startswith(("ss_lightning", "torch.autog"))
             ]
             for name in filter(is_private, vars(kind)):
-                if name != "_abc_impl" and any(name in vars(base) for base in foreign):
+                if name not in MADE_BY_PYTHON and any(name in vars(base) for base in foreign):
                     yield name, module.name
 
 

@@ -171,7 +171,7 @@ def read_sound(path: Path, sample_rate: int, stereo: Stereo = "refuse") -> np.nd
 def _rate_is_zero(path: Path) -> bool:
     """Whether this is what ails a file, of which libsndfile says only that something is incomplete."""
     try:
-        with wave.open(str(path)) as file:
+        with wave.open(str(path), "rb") as file:
             return file.getframerate() == 0
     except (OSError, EOFError, wave.Error):
         return False
