@@ -10,7 +10,7 @@ from ss_lightning.parsing import typed_settings, written_settings
 
 ROOT = Path(__file__).parents[1]
 YINYANG = ROOT / "configs/yinyang.yaml"
-SHD = ROOT / "configs/shd.yaml"
+SHD = ROOT / "configs/quick/shd.yaml"
 
 
 @pytest.fixture(autouse=True)
