@@ -8,6 +8,7 @@ import struct
 from types import SimpleNamespace
 
 import h5py
+import lightning.pytorch  # noqa: F401  it logs to what is stderr at its first import, which must not be that of one test
 import numpy as np
 import pytest
 import torch
