@@ -331,7 +331,7 @@ def test_data_imports_no_model_and_nothing_slow():
             if node in tree.body:
                 on_import |= names
         inside = {name for name in everywhere if name.startswith("ss_lightning")}
-        rooms = ("data", "errors", "events", "files", "jit", "signatures")
+        rooms = ("arrays", "binning", "data", "errors", "events", "files", "jit", "signatures")
         allowed = tuple(f"ss_lightning.{room}" for room in rooms)
         assert all(name.startswith(allowed) for name in inside), path
         assert not {name.split(".")[0] for name in on_import} & {"tonic", "torchvision", "numba"}, path
