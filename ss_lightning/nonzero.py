@@ -95,7 +95,7 @@ def _seems_dense(spikes: Tensor, density: float) -> bool:
     if spikes.numel() < _FEW:
         return False
     steps, batch, _ = spikes.shape
-    row = torch.linspace(0, steps * batch - 1, _SAMPLED_ROWS).long()
+    row = torch.arange(_SAMPLED_ROWS) * (steps * batch - 1) // (_SAMPLED_ROWS - 1)
     sample = spikes.detach()[row // batch, row % batch]
     return int(torch.count_nonzero(sample)) > 2 * density * sample.numel()
 

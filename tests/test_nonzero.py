@@ -115,6 +115,19 @@ def test_spikes_that_all_lie_in_the_first_steps_are_still_sparse():
     assert find_sparse_events(spikes, 0.2) is not None
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_the_default_dtype_does_not_matter(dtype):
+    """As in a training with bf16-true, whose numbers are too coarse for the rows of a batch."""
+    spikes = spikes_of((250, 7, 35), torch.uint8, 0.05)
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        found = find_sparse_events(spikes, 0.2)
+    finally:
+        torch.set_default_dtype(before)
+    assert same(found, find_events_by_torch(spikes))
+
+
 def test_what_holds_no_counts_is_left_as_it_is():
     spikes = torch.zeros(4, 3, 50)
     spikes[2, 1, 30] = 0.5

@@ -134,7 +134,8 @@ def test_the_same_seed_gives_the_same_result_with_any_number_of_workers(accelera
     options = ["--trainer.deterministic=true", f"--trainer.accelerator={accelerator}", "--trainer.devices=1"]
     options.append("--model.threshold=0.1")
     runs = [
-        train("configs/quick/shd.yaml", *options, f"--data.num_workers={n}") for n in (0, 0, 2, *([1, 4] if LONG else []))
+        train("configs/quick/shd.yaml", *options, f"--data.num_workers={n}")
+        for n in (0, 0, 2, *([1, 4] if LONG else []))
     ]
     for metrics, run in runs[1:]:
         for name, value in weights(runs[0][1]).items():
@@ -144,7 +145,9 @@ def test_the_same_seed_gives_the_same_result_with_any_number_of_workers(accelera
 
 
 def test_another_seed_gives_another_result():
-    runs = [train("configs/quick/shd.yaml", f"--seed_everything={seed}", "--trainer.accelerator=cpu")[1] for seed in (0, 1)]
+    runs = [
+        train("configs/quick/shd.yaml", f"--seed_everything={seed}", "--trainer.accelerator=cpu")[1] for seed in (0, 1)
+    ]
     name = "network.synapses.0.weight"
     assert not torch.equal(weights(runs[0])[name], weights(runs[1])[name])
 
