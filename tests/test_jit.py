@@ -30,7 +30,7 @@ WITHOUT_A_FOLDER = """
 import warnings
 import numpy as np
 import torch
-from ss_lightning.data import binning
+from ss_lightning import binning
 from ss_lightning.functional import choose_backend
 from ss_lightning.surrogate import FastSigmoid
 events = np.array([0.5, 2.5]), np.array([1, 0]), np.array([0, 2]), np.array([0])

@@ -13,7 +13,6 @@ from ss_lightning.delayed_linear import DelayedLinear
 from ss_lightning.events import EventBatch
 from ss_lightning.functional.backends import NETWORK_BACKENDS
 from ss_lightning.functional.delay_line import delay_line
-from ss_lightning.functional.input_synapse import as_events
 from ss_lightning.functional.network import ReadoutLayer, SpikingLayer, Stage, event_network
 from ss_lightning.functional.synapse import event_linear
 from ss_lightning.networks.base import (
@@ -132,9 +131,8 @@ class MLP(SpikingNetwork):
     def forward(self, spikes: Spikes) -> NetworkOutput:
         """See :meth:`SpikingNetwork.forward`."""
         self._check_input(spikes)
-        spikes = as_events(spikes if isinstance(spikes, EventBatch) else spikes.flatten(2), self.backend)
         if self.delay_line != [0]:
-            spikes = delay_line(spikes, self.delay_line)
+            spikes = delay_line(spikes if isinstance(spikes, EventBatch) else spikes.flatten(2), self.delay_line)
         if isinstance(spikes, EventBatch) and self.fusion_obstacle is None:
             return self._fused(spikes)
         stages = [
@@ -151,7 +149,7 @@ class MLP(SpikingNetwork):
         """Current ``[T, B, N]`` of the first hidden layer."""
         first = self._linear[0]
         if not isinstance(spikes, EventBatch):
-            return first(spikes.to(first.weight.dtype))
+            return first(spikes.flatten(2).to(first.weight.dtype))
         return first(spikes) if isinstance(first, DelayedLinear) else event_linear(spikes, first.weight, first.bias)
 
     @property

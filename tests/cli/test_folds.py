@@ -29,7 +29,7 @@ def folder(tmp_path, monkeypatch, shd):
 
 
 def folds(*arguments):
-    return main(["folds", "--config", str(ROOT / "configs/shd.yaml"), *SMALL, *arguments])
+    return main(["folds", "--config", str(ROOT / "configs/quick/shd.yaml"), *SMALL, *arguments])
 
 
 def table():

@@ -140,7 +140,7 @@ def test_a_data_module_can_read_more(folder, monkeypatch, capsys):
     (folder / "a.wav").touch()
     assert predict("a.wav") == 2
 
-    def readers(data):
+    def readers(data, input_shape=()):
         def read(path, time_unit):
             yield Recording(path, 0, np.array([3.0, 1, 40]) / data.step_ms, np.array([6, 0, 3]), "ms")
 
