@@ -33,11 +33,11 @@ def folds(*arguments):
 
 
 def table():
-    with Path("runs/folds/shd/folds.csv").open() as file:
+    with Path("runs/folds/quick/shd/folds.csv").open() as file:
         return list(csv.DictReader(file))
 
 
-def summary(folder="runs/folds/shd"):
+def summary(folder="runs/folds/quick/shd"):
     return json.loads((Path(folder) / "folds.json").read_text())
 
 
@@ -112,7 +112,7 @@ def test_every_speaker_of_both_files_is_left_out_once_and_tested(capsys):
     assert f"accuracy  {found['accuracy']['mean']:.4f} ± {found['accuracy']['deviation']:.4f} over 3 folds" in printed
     for row in rows:
         speakers = [int(speaker) for speaker in row["speakers"].split(",")]
-        training = Path("runs/folds/shd") / f"without_{'_'.join(map(str, speakers))}" / f"version_{row['seed']}"
+        training = Path("runs/folds/quick/shd") / f"without_{'_'.join(map(str, speakers))}" / f"version_{row['seed']}"
         config = yaml.safe_load((training / "config.yaml").read_text())
         # No one is held out for validation, or would be trained on less than what is there.
         assert config["data"]["init_args"]["val_speakers"] == []
@@ -184,7 +184,7 @@ class TestGoingOn:
     def test_a_test_that_is_missing_is_done_again(self, quick):
         asked, _ = quick
         assert folds("--folds", "1,3", "7") == 0
-        shutil.rmtree("runs/folds/shd/without_7/test_0")
+        shutil.rmtree("runs/folds/quick/shd/without_7/test_0")
         asked.clear()
         assert folds("--folds", "1,3", "7") == 0
         assert asked == ["without_7/version_0"]
@@ -215,9 +215,9 @@ class TestGoingOn:
     @pytest.mark.slow
     def test_a_damaged_summary_is_named(self, quick, capsys):
         assert folds("--folds", "7") == 0
-        Path("runs/folds/shd/folds.json").write_text("{")
+        Path("runs/folds/quick/shd/folds.json").write_text("{")
         assert folds("--folds", "7") == 1
-        assert "runs/folds/shd/folds.json is damaged" in capsys.readouterr().err
+        assert "runs/folds/quick/shd/folds.json is damaged" in capsys.readouterr().err
 
 
 @pytest.mark.slow
