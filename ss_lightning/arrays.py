@@ -17,7 +17,7 @@ TimeUnit = Literal["s", "ms", "us"]
 StoredTimeUnit = Literal["ms", "us", "step"]
 
 # From here on float64 does not hold every whole number. In microseconds it is 285 years.
-_END_OF_TIME = np.float64(2**53)
+END_OF_TIME = np.float64(2**53)
 
 
 @dataclass(frozen=True)
@@ -185,7 +185,7 @@ def check_times(place: SamplePlace, times: np.ndarray, offsets: np.ndarray) -> N
     Raises:
         DataError: there is one.
     """
-    bad = ~((times >= 0) & (times < _END_OF_TIME))  # also true for NaN
+    bad = ~((times >= 0) & (times < END_OF_TIME))  # also true for NaN
     if bad.any():
         event = int(bad.argmax())
         raise DataError(

@@ -16,7 +16,7 @@ from ss_lightning.data.argument_checks import (
     checked_whole_number,
 )
 from ss_lightning.data.augment import UNCHANGED, EventAugmentation, checked_augmentation
-from ss_lightning.data.folder_data import FolderData
+from ss_lightning.data.folder_data import FolderData, event_store
 from ss_lightning.data.layouts import SOUND_SUFFIXES
 from ss_lightning.data.recording_files import Reader, Recording
 from ss_lightning.data.sound import SoundCode, SoundReader, Stereo
@@ -113,19 +113,7 @@ class AudioFolderData(FolderData):
         class_names: tuple[str, ...],
     ) -> EventStore:
         """See :meth:`FolderData.make_store`."""
-        shape = self.front_end.input_shape
-        return EventStore(
-            times=arrays["times"],
-            units=arrays["units"],
-            offsets=np.concatenate([[0], arrays["counts"].cumsum()]).astype(np.int64),
-            labels=labels,
-            groups=groups,
-            num_units=int(np.prod(shape)),
-            num_classes=len(class_names),
-            input_shape=shape,
-            class_names=class_names,
-            time_unit="ms",
-        )
+        return event_store(arrays, labels, groups, class_names, self.front_end.input_shape, "ms")
 
     def recording_readers(self, input_shape: Sequence[int] = ()) -> Mapping[str, Reader]:
         """See :meth:`ss_lightning.data.EventDataModule.recording_readers`."""

@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import struct
 import zipfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from ss_lightning.arrays import TimeUnit, stored_times
+from ss_lightning.arrays import END_OF_TIME, TimeUnit, stored_times
 from ss_lightning.data.nmnist import decode_recording
 from ss_lightning.data.preparation import Arrays, Sizes
+from ss_lightning.data.tables import read_table
 from ss_lightning.errors import DataError, UsageError
 
 Columns = dict[str, np.ndarray]
@@ -33,7 +34,6 @@ _EXPECTED = "expected times and units, or t, x, y and p (y and p may be missing)
 # The place of an event on a sensor in one number until the size of the sensor is known: 14 bits of x, as many of y, p.
 _BITS = 14
 _MOST_PIXELS = 2**_BITS
-_END_OF_TIME = 2**53  # from here on float64 does not hold every whole number
 
 
 class Recorded(NamedTuple):
@@ -136,8 +136,8 @@ class EventReader:
         """
         if not len(t):
             return None
-        if not (t.min() >= 0 and t.max() < _END_OF_TIME):  # also true for NaN
-            event = int((~((t >= 0) & (t < _END_OF_TIME))).argmax())
+        if not (t.min() >= 0 and t.max() < END_OF_TIME):  # also true for NaN
+            event = int((~((t >= 0) & (t < END_OF_TIME))).argmax())
             raise DataError(
                 f"{source}, event {event}: time {t[event]}; expected finite times, zero or more. Correct it, or leave "
                 "the event out."
@@ -301,19 +301,24 @@ def read_columns(path: Path) -> tuple[Columns, TimeUnit | None]:
     raise DataError(f"{path}: cannot be read as {path.suffix.lower()} ({reason}). Get or write it again, or remove it.")
 
 
-def _named(path: Path, arrays: Mapping[str, Any]) -> Columns:
-    """Arrays under the names that they have here; of several that mean the same, the first."""
-    found: Columns = {}
+def _meanings(path: Path, names: Iterable[str]) -> dict[str, str]:
+    """The name of what holds each of the things that an event has; of several that mean the same, the first."""
+    given = list(names)
+    found: dict[str, str] = {}
     for meaning, words in _NAMES.items():
-        for name in arrays:
-            if name.lower() in words:
-                found[meaning] = np.asarray(arrays[name])
-                break
+        fitting = [name for name in given if name.lower() in words]
+        if fitting:
+            found[meaning] = fitting[0]
     if "t" not in found or not {"x", "unit"} & set(found):
-        raise DataError(f"{path}: holds {', '.join(map(str, arrays)) or 'nothing'}; {_EXPECTED}.")
+        raise DataError(f"{path}: holds {', '.join(given) or 'nothing'}; {_EXPECTED}.")
     if "unit" in found:
-        found = {name: found[name] for name in ("t", "unit")}
+        found = {meaning: found[meaning] for meaning in ("t", "unit")}
     return found
+
+
+def _named(path: Path, arrays: Mapping[str, Any]) -> Columns:
+    """Arrays under the names that they have here."""
+    return {meaning: np.asarray(arrays[name]) for meaning, name in _meanings(path, arrays).items()}
 
 
 def _structured(path: Path, array: np.ndarray) -> Columns:
@@ -341,38 +346,8 @@ def _read_npz(path: Path) -> tuple[Columns, None]:
 
 
 def _read_csv(path: Path) -> tuple[Columns, None]:
-    import pandas as pd
-
-    with path.open(encoding="utf-8-sig") as file:
-        first = file.readline().strip().strip("#").strip()
-    separator = next((sign for sign in ",;\t" if sign in first), None)
-    head = [word.strip().strip('"') for word in first.split(separator)]
-    plain = all(map(_is_number, head))
-    if plain and len(head) != 2:
-        raise DataError(f"{path}: {len(head)} columns without names; {_EXPECTED}, named in the first line.")
-    table = pd.read_csv(
-        path,
-        sep=separator or r"\s+",
-        header=None,
-        skiprows=0 if plain else 1,
-        names=["t", "unit"] if plain else head,
-        encoding="utf-8-sig",
-    )
-    columns = _named(path, {name: table[name] for name in table})
-    for name, values in columns.items():
-        if values.dtype.kind not in "iuf" or np.isnan(values).any():
-            numbers = pd.to_numeric(pd.Series(values), errors="coerce").to_numpy()
-            line = int(np.isnan(numbers).argmax())
-            raise DataError(f"{path}, line {line + 2 - plain}: {name} is {str(values[line])!r}, not a number.")
-    return columns, None
-
-
-def _is_number(word: str) -> bool:
-    try:
-        float(word)
-    except ValueError:
-        return False
-    return True
+    table = read_table(path, ("times", "units"))
+    return {meaning: table.numbers(name, meaning) for meaning, name in _meanings(path, table.columns).items()}, None
 
 
 def _read_parquet(path: Path) -> tuple[Columns, None]:

@@ -13,7 +13,7 @@ from ss_lightning.arrays import TimeUnit
 from ss_lightning.data.argument_checks import checked_choice, checked_whole_number
 from ss_lightning.data.augment import UNCHANGED, EventAugmentation, checked_augmentation
 from ss_lightning.data.event_files import EventReader
-from ss_lightning.data.folder_data import FolderData
+from ss_lightning.data.folder_data import FolderData, event_store
 from ss_lightning.data.layouts import EVENT_SUFFIXES
 from ss_lightning.data.recording_files import Reader, Recording
 from ss_lightning.data.split_files import Parts, read_split_files, split_files
@@ -127,19 +127,7 @@ class EventFolderData(FolderData):
         class_names: tuple[str, ...],
     ) -> EventStore:
         """See :meth:`FolderData.make_store`."""
-        shape = tuple(sizes["input_shape"])
-        return EventStore(
-            times=arrays["times"],
-            units=arrays["units"],
-            offsets=np.concatenate([[0], arrays["counts"].cumsum()]).astype(np.int64),
-            labels=labels,
-            groups=groups,
-            num_units=int(np.prod(shape)),
-            num_classes=len(class_names),
-            input_shape=shape,
-            class_names=class_names,
-            time_unit=sizes["time_unit"],
-        )
+        return event_store(arrays, labels, groups, class_names, sizes["input_shape"], sizes["time_unit"])
 
     def recording_readers(self, input_shape: Sequence[int] = ()) -> Mapping[str, Reader]:
         """See :meth:`ss_lightning.data.EventDataModule.recording_readers`."""

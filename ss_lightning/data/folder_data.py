@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import math
 import shutil
 import tempfile
 import warnings
@@ -13,6 +14,7 @@ from typing import Any, ClassVar
 import numpy as np
 from lightning.pytorch.utilities import rank_zero_warn
 
+from ss_lightning.arrays import StoredTimeUnit
 from ss_lightning.data.argument_checks import checked_fraction, checked_whole_number
 from ss_lightning.data.cache import cache_folder, preparation_lock
 from ss_lightning.data.datamodule import EventDataModule
@@ -20,6 +22,7 @@ from ss_lightning.data.layouts import Listing, checked_pattern, list_recordings
 from ss_lightning.data.preparation import Reader, prepare
 from ss_lightning.data.splits import PartChoice, SampleStore, Splits, Subset
 from ss_lightning.data.storage import read_arrays
+from ss_lightning.data.store import EventStore
 from ss_lightning.errors import DataError, UsageError
 from ss_lightning.signatures import passes_on_to
 
@@ -187,6 +190,38 @@ class FolderData(EventDataModule):
             f"{len(skipped):,} of {total:,} files cannot be read and were left out (data.skip_broken): {names}. The "
             f"first: {next(iter(skipped.values()))}"
         )
+
+
+def event_store(
+    arrays: dict[str, np.ndarray],
+    labels: np.ndarray,
+    groups: np.ndarray | None,
+    class_names: Sequence[str],
+    input_shape: Sequence[int],
+    time_unit: StoredTimeUnit,
+) -> EventStore:
+    """The store of events that a reader made: the arrays times, units and counts.
+
+    Args:
+        arrays: times ``[E]``, units ``[E]``, and counts ``[S]``, the events of each sample.
+        labels: int64 ``[S]``.
+        groups: int64 ``[S]``, or None.
+        class_names: one name per class.
+        input_shape: shape of one step of input.
+        time_unit: of the times.
+    """
+    return EventStore(
+        times=arrays["times"],
+        units=arrays["units"],
+        offsets=np.concatenate([[0], arrays["counts"].cumsum()]).astype(np.int64),
+        labels=labels,
+        groups=groups,
+        num_units=math.prod(input_shape),
+        num_classes=len(class_names),
+        input_shape=tuple(input_shape),
+        class_names=tuple(class_names),
+        time_unit=time_unit,
+    )
 
 
 def _names(names: list[str | int] | None) -> tuple[str, ...] | None:

@@ -11,6 +11,7 @@ import h5py
 import numpy as np
 
 from ss_lightning.arrays import TimeUnit
+from ss_lightning.data.tables import read_table
 from ss_lightning.data.validation import refuse_broken_link
 from ss_lightning.errors import DataError, UsageError
 
@@ -71,37 +72,21 @@ def read_hdf5(path: Path, time_unit: TimeUnit = "s") -> Iterator[Recording]:
 
 
 def read_csv(path: Path, time_unit: TimeUnit = "s") -> Iterator[Recording]:
-    """One recording from a table with an event a line: columns ``times`` and ``units``, or these two without a header.
+    """One recording from a table, see :func:`ss_lightning.data.tables.read_table`: columns ``times`` and ``units``.
 
-    Columns are parted by commas, semicolons, tabs or spaces. A column of another name is not looked at.
+    A column of another name is not looked at.
     """
-    import pandas as pd  # here, for most who import this read no table
-
-    with path.open(encoding="utf-8-sig") as file:
-        first = file.readline().strip()
-    separator = next((sign for sign in ",;\t" if sign in first), None)
-    head = [word.strip().strip('"').lower() for word in first.split(separator)]
-    plain = bool(head) and all(map(_is_number, head))
-    if plain and len(head) != 2:
-        raise DataError(f"{path}: {len(head)} columns without names; expected two, times and units.")
-    places = {name: next((head.index(word) for word in words if word in head), -1) for name, words in _COLUMNS.items()}
-    columns = (0, 1) if plain else tuple(places.values())
-    if -1 in columns:
-        raise DataError(f"{path}: its columns are {_names(head)}; expected times and units, in an event a line.")
-    table = pd.read_csv(
-        path, sep=separator or r"\s+", header=None if plain else 0, encoding="utf-8-sig", usecols=sorted(columns)
-    )
-    values = {}
-    for name, place in zip(_COLUMNS, columns, strict=True):
-        column = table[table.columns[sorted(columns).index(place)]]
-        numbers = pd.to_numeric(column, errors="coerce")
-        if len(numbers) and (wrong := numbers.isna()).any():
-            line = int(wrong.argmax())
-            raise DataError(
-                f"{path}, line {line + 1 + (not plain)}: {name} is {str(column.iloc[line])!r}, not a number."
-            )
-        values[name] = numbers.to_numpy()
-    yield Recording(path, 0, values["times"], values["units"], time_unit)
+    table = read_table(path, tuple(_COLUMNS))
+    found = {
+        name: next((column for word in words for column in table.columns if column.lower() == word), None)
+        for name, words in _COLUMNS.items()
+    }
+    if None in found.values():
+        raise DataError(
+            f"{path}: its columns are {_names(table.columns)}; expected times and units, in an event a line."
+        )
+    times, units = (table.numbers(str(column), name) for name, column in found.items())
+    yield Recording(path, 0, times, units, time_unit)
 
 
 # Of each ending of a file name what reads it. A data module that knows more has a ``recording_readers`` of its own.
@@ -182,14 +167,6 @@ def recording_files(paths: Sequence[str | Path], readers: Mapping[str, Reader] =
 
 def _is_hidden(file: Path, below: Path) -> bool:
     return any(part.startswith(".") for part in file.relative_to(below).parts)
-
-
-def _is_number(word: str) -> bool:
-    try:
-        float(word)
-    except ValueError:
-        return False
-    return True
 
 
 def _names(names: Iterable[object]) -> str:

@@ -144,8 +144,9 @@ class PartChoice:
                 raise UsageError("test_speakers: leaving out all speakers leaves none to train on. Leave out fewer.")
         else:
             test, rest = every[parts == "test"], every[parts != "test"]
-            if not len(test):
-                rest, test = _share(rest, groups, self.test_fraction, self.seed)
+            if not len(test):  # a part val stays whole
+                _, test = _share(rest[parts[rest] != "val"], groups, self.test_fraction, self.seed)
+                rest = np.setdiff1d(rest, test)
         if self.val_groups is not None:
             val, train = _of_groups(rest, groups, group_names, self.val_groups)
             if self.test_groups is None:

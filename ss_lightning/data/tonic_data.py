@@ -18,7 +18,7 @@ from ss_lightning.data.augment import UNCHANGED, EventAugmentation, checked_augm
 from ss_lightning.data.cache import digest, file_states
 from ss_lightning.data.event_files import EventReader, Recorded
 from ss_lightning.data.event_folder import checked_sensor_size, checked_window
-from ss_lightning.data.folder_data import FolderData
+from ss_lightning.data.folder_data import FolderData, event_store
 from ss_lightning.data.layouts import Found, Listing, ordered
 from ss_lightning.data.preparation import Arrays, Sizes
 from ss_lightning.data.splits import Splits
@@ -257,21 +257,10 @@ class TonicData(FolderData):
         class_names: tuple[str, ...],
     ) -> EventStore:
         """See :meth:`FolderData.make_store`; the labels are those that were read."""
-        shape, names = tuple(sizes["input_shape"]), sizes["names"]
+        names = sizes["names"]
         given = getattr(open_dataset(self.class_path, self.arguments, "train"), "classes", None)
         if isinstance(given, Mapping):
             given = sorted(given, key=given.__getitem__)
         if given is not None and len(given) == len(names) and all(name.isdigit() for name in names):
             names = [str(name) for name in given]
-        return EventStore(
-            times=arrays["times"],
-            units=arrays["units"],
-            offsets=np.concatenate([[0], arrays["counts"].cumsum()]).astype(np.int64),
-            labels=arrays["labels"],
-            groups=groups,
-            num_units=int(np.prod(shape)),
-            num_classes=len(names),
-            input_shape=shape,
-            class_names=tuple(names),
-            time_unit=sizes["time_unit"],
-        )
+        return event_store(arrays, arrays["labels"], groups, names, sizes["input_shape"], sizes["time_unit"])

@@ -254,8 +254,7 @@ def hidden_spikes(network: nn.Module, dense: Tensor) -> tuple[NetworkOutput, lis
 
     handles = [module.register_forward_hook(listen) for module in spiking_modules(network)]
     try:
-        # What needs a gradient is not turned into events, however sparse: the fused path has no modules to listen to.
-        return network(dense.detach().float().requires_grad_()), heard
+        return network(dense), heard
     finally:
         for handle in handles:
             handle.remove()

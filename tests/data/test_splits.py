@@ -89,3 +89,12 @@ def test_samples_are_held_out_where_there_are_no_groups():
     train, val, test = choose(parts=np.array([""] * 10), groups=None, val_fraction=0.25, test_fraction=0.2)
     assert (len(train), len(val), len(test)) == (6, 2, 2)
     assert choose(parts=np.array([""] * 10), groups=None, val_fraction=0, test_fraction=0)[1:] == [[], []]
+
+
+def test_without_a_part_test_the_share_is_taken_from_what_is_trained_on():
+    """A folder val is as the user made it."""
+    parts = np.array(["train"] * 20 + ["val"] * 20)
+    train, val, test = choose(parts, None, test_fraction=0.5)
+    assert val == list(range(20, 40))
+    assert len(test) == 10
+    assert sorted([*train, *test]) == list(range(20))
