@@ -91,7 +91,8 @@ def main(arguments: list[str]) -> int:
             "left_out": [file.reason for file in left],
         }
         save_text(output.parent / "summary.json", json.dumps(summary, indent=2) + "\n")
-    print(f"recordings   {len(found):,} in {len(files) - len(left):,} {'file' if len(files) == 1 else 'files'}\n")
+    read = len(files) - len(left)
+    print(f"recordings   {len(found):,} in {read:,} {'file' if read == 1 else 'files'}\n")
     print(_shown(table))
     print(f"\npredictions  {display_path(output)}")
     for file in left:
