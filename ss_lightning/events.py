@@ -136,11 +136,17 @@ class EventBatch:
             spikes: whole numbers, zero or more, ``[T, B, N]``, of any dtype. No gradient passes.
 
         Raises:
-            UsageError: the tensor has another number of dimensions, or a value is no count.
+            UsageError: it is no such tensor, has no step or no unit, or a value is no count.
         """
-        if spikes.dim() != 3:
-            raise UsageError(f"EventBatch: a tensor of shape {list(spikes.shape)}; expected [T, B, N]")
+        if not isinstance(spikes, Tensor) or spikes.dim() != 3:
+            found = f"a tensor of shape {list(spikes.shape)}" if isinstance(spikes, Tensor) else type(spikes).__name__
+            raise UsageError(f"EventBatch: {found}; expected a tensor [T, B, N]")
+        if spikes.layout != torch.strided or spikes.is_complex():
+            kind = str(spikes.dtype if spikes.is_complex() else spikes.layout).removeprefix("torch.")
+            raise UsageError(f"EventBatch: a {kind} tensor; expected a dense one (to_dense()) of real numbers")
         steps, _, units = spikes.shape
+        for name, size in (("num_steps", steps), ("num_units", units)):
+            _check_size(name, size)
         return cls.trusted(*find_events(spikes), steps, units)
 
     @classmethod

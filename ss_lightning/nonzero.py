@@ -22,8 +22,8 @@ _BLOCK = 8
 # Elements below which a second thread costs more than it saves.
 _FEW = 2**18
 _MOST_EVENTS = 2**31 - 1
-# Dtypes without arithmetic in numba, and as what they are read.
-_READ_AS = {torch.bool: torch.uint8, torch.float16: torch.float32, torch.bfloat16: torch.float32}
+# Numbers of the floating point that numba computes with; narrower ones are read as float32, which holds them all.
+_WIDE = (torch.float32, torch.float64)
 
 
 class Events(NamedTuple):
@@ -76,7 +76,11 @@ def _search(spikes: Tensor) -> Events:
     """:func:`find_events` on the CPU."""
     steps, batch, units = spikes.shape
     rows = steps * batch
-    values = spikes.detach().to(_READ_AS.get(spikes.dtype, spikes.dtype))
+    values = spikes.detach()
+    if values.dtype == torch.bool:
+        values = values.view(torch.uint8)
+    elif values.is_floating_point() and values.dtype not in _WIDE:
+        values = values.float()
     by_sample = values.transpose(0, 1).is_contiguous()
     flat = (values.transpose(0, 1) if by_sample else values.contiguous()).view(-1)
     flat = flat.clone() if flat.data_ptr() % 8 else flat

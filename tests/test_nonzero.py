@@ -91,6 +91,26 @@ def test_more_events_than_an_index_can_count_are_refused(find):
         find(spikes)
 
 
-def test_another_number_of_dimensions_is_said():
-    with pytest.raises(UsageError, match=r"shape \[4, 3\]; expected \[T, B, N\]"):
-        EventBatch.from_dense(torch.zeros(4, 3))
+NO_SPIKES = {
+    "two dimensions": (torch.zeros(4, 3), r"shape \[4, 3\]; expected a tensor \[T, B, N\]"),
+    "a list": ([[[1]]], "list; expected a tensor"),
+    "complex": (torch.ones(2, 1, 3, dtype=torch.complex64), "a complex64 tensor"),
+    "sparse": (torch.ones(2, 1, 3).to_sparse(), "a sparse_coo tensor"),
+    "no steps": (torch.zeros(0, 1, 3), "num_steps is 0"),
+    "no units": (torch.zeros(2, 1, 0), "num_units is 0"),
+}
+
+
+@pytest.mark.parametrize("case", NO_SPIKES)
+def test_what_is_no_tensor_of_spikes_is_said(case):
+    given, message = NO_SPIKES[case]
+    with pytest.raises(UsageError, match=message):
+        EventBatch.from_dense(given)
+
+
+def test_a_batch_without_samples_and_the_narrowest_floats_are_read():
+    assert EventBatch.from_dense(torch.zeros(3, 0, 4)).shape == (3, 0, 4)
+    spikes = spikes_of((4, 3, 50), torch.float32, 0.2)
+    assert same(find_events(spikes.to(torch.float8_e4m3fn)), find_events(spikes))
+    parameter = spikes.clone().requires_grad_()
+    assert same(find_events(parameter), find_events(spikes))

@@ -98,7 +98,7 @@ def test_files_that_do_not_fit_are_left_out(folder, capsys):
     (folder / "empty.csv").touch()
     assert predict("a.npz", "wrong.npz", "empty.csv") == 1
     output, error = capsys.readouterr()
-    assert "recordings   1 in 1 files" in output
+    assert "recordings   1 in 1 file\n" in output
     assert "left out  wrong.npz, sample 0: unit 7; expected whole numbers from 0 to 6" in error
     assert "trained on recordings of 7 units" in error
     assert "left out  empty.csv: its columns are none" in error
