@@ -230,6 +230,7 @@ class TestDivergence:
             trainer(tmp_path, max_epochs=1).fit(Broken(**ARGS), batches())
 
     @pytest.mark.parametrize(("rate", "warned"), [(1e6, True), (0.01, False)])
+    @pytest.mark.slow
     def test_an_end_no_better_than_guessing_is_said(self, rate, warned, tmp_path):
         model = self.model(lambda weights: torch.optim.Adam(weights, lr=rate), estimator="survival")
         with warnings.catch_warnings(record=True) as seen:
@@ -248,6 +249,7 @@ NUMPY = {
 
 
 @pytest.mark.parametrize("name", NUMPY)
+@pytest.mark.slow
 def test_numbers_of_numpy_are_stored_as_plain_ones(name, tmp_path):
     model = MLPClassifier(**{**ARGS, name: NUMPY[name]})
     assert not isinstance(model.hparams[name], np.generic | np.ndarray)

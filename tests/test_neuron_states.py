@@ -362,6 +362,7 @@ def same(a, b):
 @pytest.mark.parametrize(
     "program", [pytest.param(name, marks=pytest.mark.slow if name in MANY_WAYS else ()) for name in PROGRAMS]
 )
+@pytest.mark.slow
 def test_loops(family, kind, spike_grad, loop, program):
     found = actual(family, kind, spike_grad, PROGRAMS[program], loop)
     wanted = expected(family, kind, PROGRAMS[program])

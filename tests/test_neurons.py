@@ -478,6 +478,7 @@ class TestTorchFeatures:
         for a, b in zip(*grads, strict=True):
             torch.testing.assert_close(a, b)
 
+    @pytest.mark.slow
     def test_exported_sequence(self, current):
         net = self.network()
         x = current[:6].float()

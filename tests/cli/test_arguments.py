@@ -136,6 +136,7 @@ def test_a_graphics_card_that_is_not_there(capsys, monkeypatch):
 
 @pytest.mark.parametrize(("given", "taken"), [("200", [200]), ("200,100", [200, 100]), ("[3]", [3])])
 @pytest.mark.parametrize("form", ["--model.hidden {}", "--model.hidden={}"])
+@pytest.mark.slow
 def test_a_list_without_brackets(given, taken, form, capsys):
     with pytest.raises(SystemExit):
         main(["fit", "--config", YINYANG, *form.format(given).split(), "--print_config"])

@@ -102,6 +102,7 @@ def test_nothing_is_left_of_a_training_that_did_not_begin(folder):
     assert not (folder / "runs").exists()
 
 
+@pytest.mark.slow
 def test_code_of_the_user_is_named_with_its_line(folder, monkeypatch, capsys):
     (folder / "mymodule.py").write_text(OWN, encoding="utf-8")
     monkeypatch.syspath_prepend(str(folder))

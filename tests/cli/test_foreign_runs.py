@@ -78,6 +78,7 @@ CONFIGS = ["3", "[1, 2]", "a: [", "a: 2024-99-99", "a: " + "1" * 5000, "a: &a [*
 
 
 @pytest.mark.parametrize("config", CONFIGS)
+@pytest.mark.slow
 def test_a_config_that_is_none(config, capsys):
     run = make_run("version_0", config=config)
     assert main(["report", str(run)]) == 1

@@ -79,6 +79,7 @@ def test_silence_at_both_ends_is_cut_off():
     assert len(untrimmed) == (8000 + 2400) // 40
 
 
+@pytest.mark.slow
 def test_energies_are_those_of_librosa():
     librosa = pytest.importorskip("librosa")
     samples = np.random.default_rng(0).standard_normal(4000)

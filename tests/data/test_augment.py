@@ -580,6 +580,7 @@ def test_a_wrong_value_is_a_mistake_of_usage(argument, words, shd, tmp_path, mon
     assert "Traceback" not in said
 
 
+@pytest.mark.slow
 def test_the_command_line_trains_with_augmentation(shd, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("SS_LIGHTNING_RUN", raising=False)

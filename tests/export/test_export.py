@@ -46,7 +46,7 @@ from ss_lightning.export.nir_layers import describe, leak_of
 from ss_lightning.functional import first_spike_time
 
 nir = pytest.importorskip("nir")
-pytestmark = pytest.mark.filterwarnings("ignore::ss_lightning.export.ExportWarning")
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::ss_lightning.export.ExportWarning")]
 
 
 def mlp(gain=8.0, seed=0, **changes):

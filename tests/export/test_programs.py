@@ -7,6 +7,8 @@ from ss_lightning import MLP, ConvNet
 from ss_lightning.errors import UsageError
 from ss_lightning.export import export_checkpoint, export_program, export_step, main, to_onnx
 
+pytestmark = pytest.mark.slow
+
 STEPS, BATCH = 7, 5
 
 

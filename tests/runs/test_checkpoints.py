@@ -218,6 +218,7 @@ def alone(tmp_path_factory):
 
 class TestStoppedInsideAnEpoch:
     @pytest.mark.parametrize("step", [1, 4, 6, 8, 11])
+    @pytest.mark.slow
     def test_the_epoch_is_trained_again(self, step, alone, tmp_path, capsys):
         history = EpochHistory()
         fit(tmp_path / "a", max_epochs=3, callbacks=[history, Stop(step)])

@@ -300,6 +300,7 @@ def test_what_is_trusted_comes_in_by_every_way(way, monkeypatch):
         (["--trainer.callbacks", "part.yaml"], []),
     ],
 )
+@pytest.mark.slow
 def test_what_is_typed_is_taken_as_it_is(arguments, expected):
     """The names on a command line are trusted; what stands in the files that it names is not."""
     write("part.yaml", [spec("foreign.Cb")])
