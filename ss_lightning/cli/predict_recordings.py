@@ -68,9 +68,9 @@ def main(arguments: list[str]) -> int:
             "by a version that did not keep that. In Python, set model.recording_format"
         )
     config = config_beside(checkpoint)
-    readers = _readers(config, model.recording_format.input_shape)
+    readers, time_unit = _readers(config, model.recording_format.input_shape)
     files = recording_files(options.recordings, readers)
-    found, left = _read(files, options.time_unit, readers, model.recording_format)
+    found, left = _read(files, options.time_unit or time_unit, readers, model.recording_format)
     if not found:
         raise DataError(left[0].reason)
     model.to(_device(options.trainer.accelerator))
@@ -117,8 +117,7 @@ def _parser() -> ArgumentParser:
         "--time_unit",
         type=str,
         choices=("s", "ms", "us"),
-        default="s",
-        help="unit of the times",
+        help="unit of times in files that do not say it; if not given, that of the training data",
     )
     parser.add_argument("--format", type=str, choices=("csv", "json", "parquet"), default="csv", help="file to write")
     parser.add_argument("--output", type=str, help="the file; if not given, in a new folder beside the run")
@@ -138,21 +137,21 @@ def _checkpoint(path: str | None, config: str | None, root: Path) -> Path:
     return find_checkpoint(root / config_name(where, root), path or "best")
 
 
-def _readers(config: Path | None, input_shape: Sequence[int]) -> Mapping[str, Reader]:
-    """What reads which ending, as far as the data module of a run knows more than all do."""
+def _readers(config: Path | None, input_shape: Sequence[int]) -> tuple[Mapping[str, Reader], TimeUnit]:
+    """What reads which ending, and the unit of times, as far as the data module of a run knows more than all do."""
     path = None if config is None else read_config(config).get("data.class_path")
     if path is None:
-        return READERS
+        return READERS, "s"
     if path.partition(".")[0] == "ss_lightning":
         known = resolve_name(path)
         if getattr(known, "recording_readers", None) is EventDataModule.recording_readers:
-            return READERS
+            return READERS, "s"
     data = CommandLineCheck(["fit", "--config", str(config)]).config["fit"].data  # what may be imported
     known, options = resolve_name(data.class_path), data.init_args.as_dict()
     if not issubclass(known, EventDataModule):
-        return READERS
+        return READERS, "s"
     data = known(**{name: value for name, value in options.items() if name != "augment"})
-    return data.recording_readers(input_shape)
+    return data.recording_readers(input_shape), data.recording_time_unit
 
 
 def _read(

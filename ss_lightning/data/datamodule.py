@@ -11,6 +11,7 @@ import torch
 from lightning.pytorch.utilities import rank_zero_warn
 from torch.utils.data import DataLoader, Sampler
 
+from ss_lightning.arrays import TimeUnit
 from ss_lightning.data.argument_checks import checked_choice, checked_positive_number, checked_whole_number
 from ss_lightning.data.augment import EventAugmentation, EventAugmenter
 from ss_lightning.data.dataset import Augmenter, EventDataset, SampleDataset, identity
@@ -216,6 +217,11 @@ class EventDataModule(lightning.LightningDataModule):
             input_shape: shape of one step of the network's input.
         """
         return READERS
+
+    @property
+    def recording_time_unit(self) -> TimeUnit:
+        """Unit of times in files that do not say it, for :meth:`recording_readers`."""
+        return "s"
 
     def _test_split(self) -> Subset:
         if self.splits.test is None:

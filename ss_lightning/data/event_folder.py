@@ -129,6 +129,11 @@ class EventFolderData(FolderData):
         """See :meth:`FolderData.make_store`."""
         return event_store(arrays, labels, groups, class_names, sizes["input_shape"], sizes["time_unit"])
 
+    @property
+    def recording_time_unit(self) -> TimeUnit:
+        """See :attr:`ss_lightning.data.EventDataModule.recording_time_unit`: that of the training."""
+        return self.event_reader.time_unit
+
     def recording_readers(self, input_shape: Sequence[int] = ()) -> Mapping[str, Reader]:
         """See :meth:`ss_lightning.data.EventDataModule.recording_readers`."""
 

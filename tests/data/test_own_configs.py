@@ -68,6 +68,22 @@ def test_train_test_and_predict(name, tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.slow
+def test_recordings_have_the_time_unit_of_the_training(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    events(tmp_path / "mine")
+    for path in Path("mine").rglob("*.csv"):
+        pd.read_csv(path).assign(t=lambda table: table["t"] * 1000).to_csv(path, index=False)
+    config = ["--config", str(ROOT / "configs" / "own" / "events.yaml")]
+    few = ["--trainer.max_epochs=1", "--data.batch_size=4", "--pictures.every_n_epochs=0"]
+    assert main(["fit", *config, "--data.root=mine", "--data.time_unit=ms", *few]) == 0
+    found = {}
+    for name, words in {"not said": [], "ms": ["--time_unit=ms"], "s": ["--time_unit=s"]}.items():
+        assert main(["predict", *config, "--recordings", "mine", "--output=found.json", *words]) == 0
+        found[name] = Path("found.json").read_text(encoding="utf-8")
+    assert found["not said"] == found["ms"] != found["s"]
+
+
+@pytest.mark.slow
 def test_folds_leave_speakers_out_by_name(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     sound(tmp_path / "mine")
