@@ -19,8 +19,9 @@ from ss_lightning.threads import map_slices
 
 # Elements that are looked at together.
 _BLOCK = 8
-# Elements below which a second thread costs more than it saves.
+# Elements below which a second thread, or a look at a sample of the rows, costs more than it saves.
 _FEW = 2**18
+_SAMPLED_ROWS = 64
 _MOST_EVENTS = 2**31 - 1
 # Numbers of the floating point that numba computes with; narrower ones are read as float32, which holds them all.
 _WIDE = (torch.float32, torch.float64)
@@ -69,11 +70,38 @@ def find_events(spikes: Tensor) -> Events:
     """
     if spikes.device.type != "cpu" or spikes.numel() == 0:
         return find_events_by_torch(spikes)
-    return _search(spikes)
+    found = _search(spikes, spikes.numel())
+    assert found is not None  # there cannot be too many
+    return found
 
 
-def _search(spikes: Tensor) -> Events:
-    """:func:`find_events` on the CPU."""
+def find_sparse_events(spikes: Tensor, density: float) -> Events | None:
+    """:func:`find_events`, or None where events are not worth it or not possible.
+
+    Args:
+        spikes: any values, ``[T, B, N]``, on the CPU.
+        density: None is the answer where more than this share of the values is not zero, or where one is no count.
+    """
+    if spikes.numel() == 0 or _seems_dense(spikes, density):
+        return None
+    try:
+        return _search(spikes, int(density * spikes.numel()))
+    except UsageError:
+        return None
+
+
+def _seems_dense(spikes: Tensor, density: float) -> bool:
+    """Whether a few rows of many steps and samples say that a whole pass would be in vain."""
+    if spikes.numel() < _FEW:
+        return False
+    steps, batch, _ = spikes.shape
+    row = torch.arange(_SAMPLED_ROWS) * (steps * batch - 1) // (_SAMPLED_ROWS - 1)
+    sample = spikes.detach()[row // batch, row % batch]
+    return int(torch.count_nonzero(sample)) > 2 * density * sample.numel()
+
+
+def _search(spikes: Tensor, most: int) -> Events | None:
+    """:func:`find_events` on the CPU, or None where more than ``most`` values are not zero."""
     steps, batch, units = spikes.shape
     rows = steps * batch
     values = spikes.detach()
@@ -90,7 +118,7 @@ def _search(spikes: Tensor) -> Events:
     counts = np.zeros(rows, np.int64)
 
     def search(low: int, high: int) -> tuple[np.ndarray, bool, int]:
-        return _find_loop(bits, words, array, low, high, units, counts)
+        return _find_loop(bits, words, array, low, high, units, most, counts)
 
     parts = map_slices(search, rows) if array.size >= _FEW else [search(0, rows)]
     for _, _, wrong in parts:
@@ -98,6 +126,8 @@ def _search(spikes: Tensor) -> Events:
             row, unit = divmod(wrong, units)
             sample, step = divmod(row, steps) if by_sample else divmod(row, batch)[::-1]
             raise _not_a_count(array[wrong].item(), step, sample, unit)
+    if sum(len(places) for places, _, _ in parts) > most:
+        return None
     offsets = np.zeros(rows + 1, np.int64)
     np.cumsum((counts if by_sample else counts.reshape(steps, batch).T).reshape(-1), out=offsets[1:])
     _check_total(int(offsets[-1]))
@@ -119,19 +149,23 @@ def _find_loop(
     low: int,
     high: int,
     units: int,
+    most: int,
     counts: np.ndarray,
 ) -> tuple[np.ndarray, bool, int]:
     """Where the rows ``low <= row < high`` are not zero, whether by ones alone, and the first place of no count, or -1.
 
-    ``bits``, ``words`` and ``values`` are the same memory, by elements and by eight bytes. ``counts`` gets the events
-    of each row. Places are unsigned, because numba checks a signed index for wrap-around.
+    ``bits``, ``words`` and ``values`` are the same memory, by elements and by eight bytes. The search ends early where
+    there are more places than ``most``. ``counts`` gets the events of each row. Places are unsigned, because numba
+    checks a signed index for wrap-around.
     """
     in_word, block = np.uint64(8 // bits.itemsize), np.uint64(_BLOCK)
     found = np.empty((high - low) * units // 16 + units + _BLOCK, np.uint64)
-    place, number = np.uint64(low * units), np.uint64(0)
+    place, number, limit = np.uint64(low * units), np.uint64(0), np.uint64(most)
     ones = True
     for row in range(low, high):  # row by row, so that the second look at what was found comes from the cache
         end, before = place + np.uint64(units), number
+        if number > limit:
+            break
         if np.int64(number) + units + _BLOCK > found.size:
             longer = np.empty(2 * found.size, np.uint64)
             longer[: np.int64(number)] = found[: np.int64(number)]

@@ -6,10 +6,14 @@ import itertools
 
 import pytest
 import torch
+from torch.nn.utils import prune
+from torch.utils.flop_counter import FlopCounterMode
 
 from ss_lightning import EventBatch, nonzero
 from ss_lightning.errors import UsageError
-from ss_lightning.nonzero import find_events, find_events_by_torch
+from ss_lightning.functional.input_synapse import as_events
+from ss_lightning.networks import MLP
+from ss_lightning.nonzero import find_events, find_events_by_torch, find_sparse_events
 
 DTYPES = [torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64]
 DTYPES += [torch.float16, torch.bfloat16, torch.float32, torch.float64]
@@ -114,3 +118,133 @@ def test_a_batch_without_samples_and_the_narrowest_floats_are_read():
     assert same(find_events(spikes.to(torch.float8_e4m3fn)), find_events(spikes))
     parameter = spikes.clone().requires_grad_()
     assert same(find_events(parameter), find_events(spikes))
+
+
+@pytest.mark.parametrize("density", [0, 0.1, 0.3, 0.35, 0.45, 0.6, 1])
+def test_sparse_tensors_become_events_and_dense_ones_do_not(density):
+    """A third is the limit; what is beyond it may be noticed by the sample of rows or by the whole pass."""
+    spikes = spikes_of((40, 11, 35), torch.float32, density)
+    share = spikes.count_nonzero() / spikes.numel()
+    found = find_sparse_events(spikes, 1 / 3)
+    assert (found is None) == (share > 1 / 3)
+    assert found is None or same(found, find_events(spikes))
+
+
+def test_spikes_that_all_lie_in_the_first_steps_are_still_sparse():
+    """As in a code of latencies: a limit on what was read so far would give up."""
+    spikes = torch.zeros(40, 11, 35)
+    spikes[:4] = 1
+    assert find_sparse_events(spikes, 0.2) is not None
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_the_default_dtype_does_not_matter(dtype):
+    """As in a training with bf16-true, whose numbers are too coarse for the rows of a batch."""
+    spikes = spikes_of((250, 7, 35), torch.uint8, 0.05)
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        found = find_sparse_events(spikes, 0.2)
+    finally:
+        torch.set_default_dtype(before)
+    assert same(found, find_events_by_torch(spikes))
+
+
+def test_what_holds_no_counts_is_left_as_it_is():
+    spikes = torch.zeros(4, 3, 50)
+    spikes[2, 1, 30] = 0.5
+    assert find_sparse_events(spikes, 0.2) is None
+    assert as_events(spikes) is spikes
+
+
+def network(**options):
+    torch.manual_seed(1)
+    return MLP(input_shape=(35,), num_classes=4, step_ms=1.0, hidden=[13, 9], input_gain=4, **options).double()
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"batch_norm": True, "bias": True}, {"delay_line_ms": [0, 3]}, {"neuron": "multi"}], ids=str
+)
+def test_a_sparse_tensor_and_its_events_pass_a_network_alike(options):
+    spikes = spikes_of((12, 6, 35), torch.float64, 0.1, most=2)
+    results = {}
+    for name, given, backend in (
+        ("dense", spikes, "auto"),
+        ("events", EventBatch.from_dense(spikes), "auto"),
+        ("torch", spikes, "torch"),
+    ):
+        model = network(backend=backend, **options)
+        model(given).readout.square().sum().backward()
+        results[name] = [value.grad for value in model.parameters()]
+    assert any(grad.abs().sum() > 0 for grad in results["torch"])
+    for grads in zip(*results.values(), strict=True):
+        if options != {"neuron": "multi"}:  # whose layers always take a tensor as it is
+            assert torch.equal(grads[0], grads[1])
+        torch.testing.assert_close(grads[0], grads[2], rtol=1e-9, atol=1e-12)
+
+
+def test_a_tensor_that_needs_a_gradient_gets_it():
+    spikes = spikes_of((12, 6, 35), torch.float64, 0.1).requires_grad_()
+    network()(spikes).readout.square().sum().backward()
+    assert spikes.grad is not None
+    assert spikes.grad.abs().sum() > 0
+
+
+def is_taken_as_events(model, spikes, monkeypatch):
+    """Whether the layers are passed over."""
+    called = []
+    monkeypatch.setattr(model, "_layer_by_layer", lambda *call: called.append(call))
+    model._fused = lambda events: None
+    model(spikes)
+    return not called
+
+
+class Replaced(torch.nn.Linear):
+    def forward(self, spikes):
+        return super().forward(spikes) * 2
+
+
+def replace_a_layer(model):
+    model.synapses[1] = Replaced(13, 9).double()
+
+
+def replace_a_forward(model):
+    model.synapses[1].forward = torch.relu
+
+
+WATCHERS = {
+    "forward hook": lambda model: model.neurons[1].register_forward_hook(lambda *call: None),
+    "forward pre-hook": lambda model: model.synapses[0].register_forward_pre_hook(lambda *call: None),
+    "backward hook": lambda model: model.readout.register_full_backward_hook(lambda *call: None),
+    "backward pre-hook": lambda model: model.neurons[0].register_full_backward_pre_hook(lambda *call: None),
+    "pruning": lambda model: prune.random_unstructured(model.synapses[0], "weight", 0.5),
+    "layer": replace_a_layer,
+    "forward": replace_a_forward,
+}
+
+
+@pytest.mark.parametrize("watcher", WATCHERS)
+def test_a_tensor_passes_layer_by_layer_where_somebody_watches(watcher, monkeypatch):
+    spikes = spikes_of((12, 6, 35), torch.float64, 0.1)
+    model = network()
+    assert is_taken_as_events(model, spikes, monkeypatch)
+    WATCHERS[watcher](model)
+    assert not is_taken_as_events(model, spikes, monkeypatch)
+
+
+def test_a_mode_that_counts_operations_sees_them(monkeypatch):
+    spikes = spikes_of((12, 6, 35), torch.float64, 0.1)
+    with FlopCounterMode(display=False) as counter:
+        network()(spikes)
+    assert counter.get_total_flops() >= 2 * 12 * 6 * (35 * 13 + 13 * 9 + 9 * 4)
+    handle = torch.nn.modules.module.register_module_forward_hook(lambda *call: None)
+    try:
+        assert not is_taken_as_events(network(), spikes, monkeypatch)
+    finally:
+        handle.remove()
+
+
+def test_parametrisations_do_not_watch(monkeypatch):
+    spikes = spikes_of((12, 6, 35), torch.float64, 0.1)
+    assert is_taken_as_events(network(weight_norm=True, log_tau=True, batch_norm=True).eval(), spikes, monkeypatch)
+    assert is_taken_as_events(network(max_delay_ms=4), spikes, monkeypatch) is False  # two layers with delays

@@ -109,9 +109,7 @@ def contenders(device: str = "cpu") -> list[Contender]:
                 )
             )
     if device == "cpu":
-        everyone.append(
-            Contender("ss_lightning survival, from a dense tensor", lambda sizes, num_steps: OursFromDense(sizes))
-        )
+        everyone.append(Contender("ss_lightning survival, from a dense tensor", _ours("survival", "auto")))
     if device == "cuda":
         everyone.insert(1, replace(baseline, name=f"{baseline.name} (CUDA graph)", graph=True))
         ours = next(contender for contender in everyone if contender.name == "ss_lightning survival (triton)")
@@ -160,18 +158,6 @@ class Ours(nn.Module):
     def forward(self, batch: Any) -> Tensor:
         """Scores ``[B, C]``."""
         return self.net(batch).readout.sum(0)
-
-
-class OursFromDense(nn.Module):
-    """:class:`Ours` on a dense tensor, which is searched for its events first."""
-
-    def __init__(self, sizes: Sequence[int]) -> None:
-        super().__init__()
-        self.ours = Ours(sizes, estimator="survival")
-
-    def forward(self, batch: Tensor) -> Tensor:
-        """Scores ``[B, C]``."""
-        return self.ours(EventBatch.from_dense(batch))
 
 
 class OursConv(nn.Module):

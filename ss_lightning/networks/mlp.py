@@ -13,6 +13,7 @@ from ss_lightning.delayed_linear import DelayedLinear
 from ss_lightning.events import EventBatch
 from ss_lightning.functional.backends import NETWORK_BACKENDS
 from ss_lightning.functional.delay_line import delay_line
+from ss_lightning.functional.input_synapse import as_events
 from ss_lightning.functional.network import ReadoutLayer, SpikingLayer, Stage, event_network
 from ss_lightning.functional.synapse import event_linear
 from ss_lightning.networks.base import (
@@ -23,6 +24,7 @@ from ss_lightning.networks.base import (
     synapses_per_input,
     weights_with_norm,
 )
+from ss_lightning.networks.watching import is_watched
 from ss_lightning.neurons import LeakyReadout, SingleSpikeLeaky
 from ss_lightning.signatures import passes_on_to
 
@@ -50,6 +52,10 @@ class MLP(SpikingNetwork):
             ``dense_bf16`` runs these products on the bf16 units of the card, with weights split into three terms.
             Learned delays have no ``triton`` kernels: there it means ``auto``. All but ``torch`` and ``auto`` are
             refused for a network that cannot run in one fused kernel; :attr:`fusion_obstacle` says why.
+
+    Neurons of the kind ``single`` take a tensor of spikes on the processor as its events where that is faster: where
+    few of its values are not zero, all are counts, and it needs no gradient. With hooks on a layer, with a layer that
+    was replaced, or with ``backend="torch"`` the tensor passes one layer after the other.
 
     Raises:
         ValueError: a word is unknown, a number is out of its range, or the backend cannot run this network.
@@ -131,8 +137,12 @@ class MLP(SpikingNetwork):
     def forward(self, spikes: Spikes) -> NetworkOutput:
         """See :meth:`SpikingNetwork.forward`."""
         self._check_input(spikes)
+        if not isinstance(spikes, EventBatch):
+            spikes = spikes.flatten(2)
+            if self.neuron == "single" and self.backend != "torch" and not self._is_watched:
+                spikes = as_events(spikes)
         if self.delay_line != [0]:
-            spikes = delay_line(spikes if isinstance(spikes, EventBatch) else spikes.flatten(2), self.delay_line)
+            spikes = delay_line(spikes, self.delay_line)
         if isinstance(spikes, EventBatch) and self.fusion_obstacle is None:
             return self._fused(spikes)
         stages = [
@@ -149,8 +159,14 @@ class MLP(SpikingNetwork):
         """Current ``[T, B, N]`` of the first hidden layer."""
         first = self._linear[0]
         if not isinstance(spikes, EventBatch):
-            return first(spikes.flatten(2).to(first.weight.dtype))
+            return first(spikes.to(first.weight.dtype))
         return first(spikes) if isinstance(first, DelayedLinear) else event_linear(spikes, first.weight, first.bias)
+
+    @property
+    def _is_watched(self) -> bool:
+        """Whether somebody wants the layers to be called, which events of a dense tensor would pass by."""
+        layers = [*self.synapses, *self.neurons, *self.norms, self.readout]
+        return is_watched(layers, (nn.Linear, DelayedLinear, nn.BatchNorm1d, LeakyReadout, SingleSpikeLeaky))
 
     @property
     def fusion_obstacle(self) -> str | None:
