@@ -147,10 +147,21 @@ def _run(arguments: list[str]) -> int:
         return _print_stopped("Ctrl-C", 128 + signal.SIGINT, arguments)
     except Exception as error:
         # To know the errors of torch and Lightning is to import them.
-        known = import_module("ss_lightning.cli.failures").explain(error)
+        try:
+            explain = import_module("ss_lightning.cli.failures").explain
+        except ModuleNotFoundError as missing:
+            return _print_error(UsageError(_not_installed(missing.name)), 2)
+        known = explain(error)
         if known is None:
             raise
         return _print_error(*known)
+
+
+def _not_installed(name: str | None) -> str:
+    return (
+        f"{name} is missing in {sys.executable}. Activate the environment that ss_lightning was installed in, such as "
+        "with `. .venv/bin/activate`, or install it into this one as README.md says"
+    )
 
 
 def _format_warning(

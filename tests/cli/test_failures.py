@@ -1,6 +1,9 @@
 """Parts of a config that do not fit the training are named; no traceback of another library is shown."""
 
 import json
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,7 +13,8 @@ from ss_lightning.cli.commands import main
 from ss_lightning.cli.failures import explain
 from ss_lightning.module import SpikingClassifier
 
-YINYANG = str(Path(__file__).parents[2] / "configs" / "yinyang.yaml")
+ROOT = Path(__file__).parents[2]
+YINYANG = str(ROOT / "configs" / "yinyang.yaml")
 SMALL = [
     "--data.num_train=40", "--data.num_val=20", "--data.num_test=20", "--data.num_steps=20", "--data.batch_size=20",
     "--model.hidden=[8]", "--trainer.max_epochs=2", "--pictures.every_n_epochs=0",
@@ -158,3 +162,11 @@ def test_an_error_of_a_process_that_was_spawned(text, code, said):
 def test_a_process_that_was_killed():
     error = ProcessExitedException("process 1 terminated with signal SIGKILL", 1, 99, -9, "SIGKILL")
     assert explain(error) == ("a process of this run has ended: process 1 terminated with signal SIGKILL", 1)
+
+
+def test_an_environment_without_the_package_is_one_line():
+    """As of somebody who has not activated the environment: -S leaves all installed packages out."""
+    words = [sys.executable, "-S", "-m", "ss_lightning", "fit", "--config", "configs/yinyang.yaml"]
+    found = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert found.returncode == 2
+    assert re.fullmatch(r"error: \w+ is missing in .*Activate the environment.*\n", found.stderr)
