@@ -7,8 +7,6 @@ from collections.abc import Mapping, Sequence
 from importlib import import_module
 from typing import Any
 
-import yaml
-
 from ss_lightning.cli.recipes import recipes_folder
 from ss_lightning.errors import UsageError
 
@@ -66,6 +64,8 @@ _OF_PREDICTION = (
 
 def first_page(subcommand: str) -> str:
     """The page that needs no library: examples, the keys of a small recipe, the most used of Lightning's."""
+    import yaml  # here, so that a Python without what is needed can say so
+
     recipe = yaml.safe_load((recipes_folder() / _EXAMPLE).read_text(encoding="utf-8"))
     keys = [
         (f"--{key}.{name}", str(value))
