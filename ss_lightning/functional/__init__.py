@@ -36,6 +36,7 @@ from ss_lightning.functional.first_spike import (
 from ss_lightning.functional.input_synapse import (
     CROSSOVER_FILE,
     SYNAPSES,
+    as_events,
     card_memory,
     card_name,
     choose_synapse,
@@ -110,6 +111,7 @@ __all__ = [
     "SpikingLayer",
     "Stage",
     "State",
+    "as_events",
     "as_like",
     "beta_gradient",
     "can_launch",

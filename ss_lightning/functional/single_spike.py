@@ -130,9 +130,10 @@ def check_arguments(current: Tensor, beta: Tensor | float, estimator: str) -> No
 def check_beta(beta: Tensor | float, name: str = "beta") -> None:
     """Refuse a decay outside ``[0, 1]``; NaN counts as outside. On a GPU the look would stall, so it is skipped."""
     if isinstance(beta, Tensor):
-        if beta.device.type != "cpu" or torch.compiler.is_compiling():
+        if beta.device.type != "cpu" or torch.compiler.is_compiling() or beta.numel() == 0:
             return
-        inside = bool(((beta >= 0) & (beta <= 1)).all())
+        low, high = torch.aminmax(beta.detach())  # both NaN if one value is
+        inside = bool(low >= 0) and bool(high <= 1)
     else:
         inside = 0 <= beta <= 1
     if not inside:
