@@ -24,6 +24,7 @@ import tempfile
 import time
 import zipfile
 from collections.abc import Iterable, Iterator, Sequence
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +75,8 @@ def main(arguments: list[str]) -> int:
     for folder in (options.wheels, options.data):
         if folder is not None and not folder.is_dir():
             parser.error(f"there is no folder {folder}")
+    if options.dry_run and (obstacle := interpreter_obstacle()) is not None:
+        parser.error(obstacle)
     options.out.parent.mkdir(parents=True, exist_ok=True)
     results: dict[str, Any] = {
         "command": " ".join(["python -m ss_lightning.benchmark.gpu", *arguments]),
@@ -98,6 +101,23 @@ def main(arguments: list[str]) -> int:
     if options.record:
         print(record_crossover(results["steps"].get("crossover", {}), f"{options.out.name}, {results['started']}"))
     return code
+
+
+def interpreter_obstacle() -> str | None:
+    """Why Triton's interpreter cannot run kernels here, as a sentence; None if it can, or if Triton is missing."""
+    try:
+        triton, numpy = (metadata.version(name) for name in ("triton", "numpy"))
+    except metadata.PackageNotFoundError:
+        return None
+    # Loops there count by an array of one number, which NumPy 2.5 no longer takes for a number.
+    if _release(triton) < (3, 8) and _release(numpy) >= (2, 5):
+        return f"the interpreter of Triton {triton} needs NumPy below 2.5, found {numpy}: pip install 'numpy<2.5'"
+    return None
+
+
+def _release(version: str) -> tuple[int, int]:
+    major, minor = version.split(".")[:2]
+    return int(major), int(minor)
 
 
 def record_crossover(result: dict[str, Any], source: str, path: Path = CROSSOVER_FILE) -> str:

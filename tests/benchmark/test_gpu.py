@@ -229,3 +229,29 @@ def test_the_crossover_of_a_card_is_written_into_the_file_of_the_rule(tmp_path):
     # Written for a second time, the file differs in nothing.
     gpu.record_crossover(found, "gpu.json, today", path)
     assert path.read_text() == written
+
+
+@pytest.mark.parametrize(
+    ("versions", "refused"),
+    [
+        ({"triton": "3.6.0", "numpy": "2.5.1"}, True),
+        ({"triton": "3.6.0", "numpy": "2.4.6"}, False),
+        ({"triton": "3.8.0", "numpy": "2.5.1"}, False),
+        ({"numpy": "2.5.1"}, False),
+    ],
+    ids=str,
+)
+def test_a_dry_run_says_which_numpy_the_interpreter_needs(versions, refused, tmp_path, monkeypatch, capsys):
+    def version(name):
+        if name not in versions:
+            raise gpu.metadata.PackageNotFoundError(name)
+        return versions[name]
+
+    monkeypatch.setattr(gpu.metadata, "version", version)
+    monkeypatch.setattr(gpu, "run_steps", lambda *arguments: iter(()))
+    if not refused:
+        assert gpu.main(["--dry-run", "--out", str(tmp_path / "gpu.json")]) == 0
+        return
+    with pytest.raises(SystemExit):
+        gpu.main(["--dry-run", "--out", str(tmp_path / "gpu.json")])
+    assert "needs NumPy below 2.5, found 2.5.1: pip install 'numpy<2.5'" in capsys.readouterr().err
