@@ -109,9 +109,9 @@ def interpreter_obstacle() -> str | None:
         triton, numpy = (metadata.version(name) for name in ("triton", "numpy"))
     except metadata.PackageNotFoundError:
         return None
-    # Loops there count by an array of one number, which NumPy 2.5 no longer takes for a number.
-    if _release(triton) < (3, 8) and _release(numpy) >= (2, 5):
-        return f"the interpreter of Triton {triton} needs NumPy below 2.5, found {numpy}: pip install 'numpy<2.5'"
+    # Loops there count by an array of one number, which NumPy 2.4 no longer takes for a number.
+    if _release(triton) < (3, 8) and _release(numpy) >= (2, 4):
+        return f"the interpreter of Triton {triton} needs NumPy below 2.4, found {numpy}: pip install 'numpy<2.4'"
     return None
 
 

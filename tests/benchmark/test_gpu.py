@@ -234,10 +234,10 @@ def test_the_crossover_of_a_card_is_written_into_the_file_of_the_rule(tmp_path):
 @pytest.mark.parametrize(
     ("versions", "refused"),
     [
-        ({"triton": "3.6.0", "numpy": "2.5.1"}, True),
-        ({"triton": "3.6.0", "numpy": "2.4.6"}, False),
-        ({"triton": "3.8.0", "numpy": "2.5.1"}, False),
-        ({"numpy": "2.5.1"}, False),
+        ({"triton": "3.6.0", "numpy": "2.4.6"}, True),
+        ({"triton": "3.6.0", "numpy": "2.3.5"}, False),
+        ({"triton": "3.8.0", "numpy": "2.4.6"}, False),
+        ({"numpy": "2.4.6"}, False),
     ],
     ids=str,
 )
@@ -254,4 +254,4 @@ def test_a_dry_run_says_which_numpy_the_interpreter_needs(versions, refused, tmp
         return
     with pytest.raises(SystemExit):
         gpu.main(["--dry-run", "--out", str(tmp_path / "gpu.json")])
-    assert "needs NumPy below 2.5, found 2.5.1: pip install 'numpy<2.5'" in capsys.readouterr().err
+    assert "needs NumPy below 2.4, found 2.4.6: pip install 'numpy<2.4'" in capsys.readouterr().err
