@@ -233,9 +233,11 @@ def _is_nan(value: Any) -> bool:
 
 
 def _shown(table: pd.DataFrame) -> str:
-    """The first rows as text, rounded, file names without what all of them share."""
+    """The first rows as text, rounded; of the files the names, or the paths where two have one name."""
     some = table.head(_SHOWN)
     names = [Path(file).name for file in some["file"]]
+    if len(set(names)) < len(set(some["file"])):
+        names = list(some["file"])
     several = bool(table["recording"].any())
     cells = [["file", *(["recording"] * several), "class", "probability", "decided", "hidden spikes"]]
     for name, (_, row) in zip(names, some.iterrows(), strict=True):

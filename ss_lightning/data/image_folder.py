@@ -83,6 +83,11 @@ class ImageFolderData(FolderData):
         checked_augmentation(self.augment, ImageAugmentation, splits.train.store.input_shape)
         return splits
 
+    @property
+    def input_in_words(self) -> str:
+        """See :attr:`ss_lightning.data.EventDataModule.input_in_words`; pixels are not binned."""
+        return "pixel values as constant currents" if self.code == "current" else f"{self.input} of a latency code"
+
     def pixel_code(self) -> PixelCode:
         """How pixels become the input of a network."""
         silent = self.background == "silent"
