@@ -87,6 +87,26 @@ def classify_recordings(
     return predictions
 
 
+def classify_currents(
+    network: SpikingNetwork, form: RecordingFormat, currents: Sequence[np.ndarray]
+) -> list[Prediction]:
+    """Classify samples whose input is the same in every step, such as images; else as :func:`classify_recordings`.
+
+    Args:
+        network: the trained network.
+        form: time grid and classes.
+        currents: of each sample the input of each unit, float32 ``[N]``.
+    """
+    device = next(network.parameters()).device
+    predictions: list[Prediction] = []
+    with torch.no_grad(), evaluating(network):
+        for begin in range(0, len(currents), _AT_ONCE):
+            batch = torch.from_numpy(np.stack(currents[begin : begin + _AT_ONCE])).to(device)
+            output = network(batch.expand(form.num_steps, -1, -1))
+            predictions += _predictions(network, output, form.class_names)
+    return predictions
+
+
 def _predictions(network: SpikingNetwork, output: NetworkOutput, names: Sequence[str]) -> list[Prediction]:
     probabilities, decision_ms = class_probabilities(network, output)
     hidden = sum((layer.spike_count.sum(1) for layer in output.activity), torch.zeros_like(decision_ms))

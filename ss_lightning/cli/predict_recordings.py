@@ -27,7 +27,7 @@ from ss_lightning.errors import DataError, UsageError
 from ss_lightning.export import load
 from ss_lightning.files import display_path, save_text, write_for_user
 from ss_lightning.parsing import parse_arguments
-from ss_lightning.prediction import Prediction, classify_recordings
+from ss_lightning.prediction import Prediction, classify_currents, classify_recordings
 from ss_lightning.runs.folders import DEFAULT_ROOT, config_beside, config_name, find_checkpoint, reserve_run
 from ss_lightning.runs.predictions import check_ending
 from ss_lightning.runs.reading import read_config
@@ -164,6 +164,8 @@ def _read(
         try:
             recordings = read_recordings(file, time_unit, readers)
             for recording in recordings:
+                if recording.currents is not None:
+                    continue
                 events = form.events(
                     [recording.times], [recording.units], recording.time_unit, recording.number, str(file)
                 )
@@ -192,9 +194,12 @@ def _device(accelerator: str) -> torch.device:
 
 
 def _classified(network: Any, form: RecordingFormat, recordings: Sequence[Recording]) -> Iterator[Prediction]:
-    for time_unit, group in groupby(recordings, key=lambda recording: recording.time_unit):
+    for (time_unit, has_events), group in groupby(recordings, key=lambda r: (r.time_unit, r.currents is None)):
         some = list(group)
-        yield from classify_recordings(network, form, [r.times for r in some], [r.units for r in some], time_unit)
+        if has_events:
+            yield from classify_recordings(network, form, [r.times for r in some], [r.units for r in some], time_unit)
+        else:
+            yield from classify_currents(network, form, [r.currents for r in some if r.currents is not None])
 
 
 def _row(recording: Recording, answer: Prediction) -> dict[str, Any]:
@@ -233,9 +238,11 @@ def _is_nan(value: Any) -> bool:
 
 
 def _shown(table: pd.DataFrame) -> str:
-    """The first rows as text, rounded, file names without what all of them share."""
+    """The first rows as text, rounded; of the files the names, or the paths where two have one name."""
     some = table.head(_SHOWN)
     names = [Path(file).name for file in some["file"]]
+    if len(set(names)) < len(set(some["file"])):
+        names = list(some["file"])
     several = bool(table["recording"].any())
     cells = [["file", *(["recording"] * several), "class", "probability", "decided", "hidden spikes"]]
     for name, (_, row) in zip(names, some.iterrows(), strict=True):

@@ -138,6 +138,11 @@ class EventDataModule(lightning.LightningDataModule):
         """One name per class."""
         return self.splits.train.store.class_names
 
+    @property
+    def input_in_words(self) -> str:
+        """What a network is given in each step, as ``fit`` prints it."""
+        return f"{self.input} with binning {self.binning}"
+
     def train_dataloader(self) -> DataLoader:
         """Batches of the training samples in an order that changes every epoch; the last may be smaller.
 

@@ -1,14 +1,16 @@
 """Files with the events of one recording each: arrays, tables, and the formats of event cameras.
 
 Arrays and columns are known by their names: times (``t``), and either units (``unit``, ``channel``), or ``x`` and
-perhaps ``y`` and ``p``. The formats of cameras are read by tonic and expelliarmus, whose times are microseconds.
+perhaps ``y`` and ``p``. The formats of cameras are read by tonic, expelliarmus and aedat, whose times are microseconds.
 """
 
 from __future__ import annotations
 
+import re
 import struct
 import zipfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -159,8 +161,8 @@ class EventReader:
         whole: dict[str, np.ndarray] = {}
         extent = []
         for name, array in arrays.items():
-            if name == "p":
-                array = (array > 0) if array.dtype.kind != "b" and len(array) and array.min() == -1 else array
+            if name == "p" and len(array) and array.min() == -1 and array.max() <= 1:
+                array = array > 0
             lowest, highest = (array.min(), array.max()) if len(array) else (0, -1)
             broken = None
             if not (lowest >= 0 and highest < limits[name]):
@@ -169,10 +171,10 @@ class EventReader:
                 broken = array != np.floor(array)
             if broken is not None:
                 event = int(broken.argmax())
-                about = {"unit": "data.num_units", "p": "data.merge_polarity"}.get(name, "data.sensor_size")
+                about = {"unit": ", or data.num_units", "p": ""}.get(name, ", or data.sensor_size")
                 raise DataError(
                     f"{source}, event {event}: {name} is {array[event]}; expected whole numbers from 0 to "
-                    f"{limits[name] - 1}. Correct the data, or {about}."
+                    f"{limits[name] - 1}. Correct the data{about}."
                 )
             whole[name] = array
             extent.append(int(highest))
@@ -298,6 +300,8 @@ def read_columns(path: Path) -> tuple[Columns, TimeUnit | None]:
         reason = " ".join(str(error).split()) or type(error).__name__
     except (zipfile.BadZipFile, struct.error, AssertionError, NameError) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
+    if "pickle" in reason:
+        reason = "it is none, or holds arrays of objects, which may hold code and are not read"
     raise DataError(f"{path}: cannot be read as {path.suffix.lower()} ({reason}). Get or write it again, or remove it.")
 
 
@@ -380,15 +384,24 @@ def _read_hdf5(path: Path) -> tuple[Columns, None]:
         compound = [thing for thing in found.values() if thing.dtype.names is not None]
         if len(compound) == 1:
             return _structured(path, compound[0][()]), None
-        by_name = {name.rpartition("/")[2]: thing for name, thing in found.items()}
-        named = _named(path, {name: thing for name, thing in by_name.items() if thing.ndim == 1})
-        return {name: np.asarray(values) for name, values in named.items()}, None
+        by_name: dict[str, list[str]] = {}
+        for whole in found:
+            by_name.setdefault(whole.rpartition("/")[2], []).append(whole)
+        columns = {}
+        for meaning, name in _meanings(path, by_name).items():
+            places = [whole for whole in by_name[name] if found[whole].ndim == 1] or by_name[name]
+            if len(places) > 1:
+                raise DataError(f"{path}: holds {' and '.join(places)}; expected one recording. Write a file for each.")
+            columns[meaning] = np.asarray(found[places[0]][()])
+        return columns, None
 
 
 def _read_dat(path: Path) -> tuple[Columns, TimeUnit]:
     from expelliarmus import Wizard
 
     events = Wizard(encoding="dat").read(path)
+    if events is None:
+        raise ValueError("it is no recording of Prophesee, or cut short")
     return {name: events[name] for name in ("t", "x", "y", "p")}, "us"
 
 
@@ -402,12 +415,13 @@ def _read_raw(path: Path) -> tuple[Columns, TimeUnit]:
     while content[begin : begin + 1] == b"%":
         begin = content.index(b"\n", begin) + 1
     head = content[:begin].lower()
-    if b"evt 3" in head or b"format evt3" in head:
-        decode, size = decode_evt3, 2
-    elif b"evt 2" in head or b"format evt2" in head:
-        decode, size = decode_evt2, 4
-    else:
-        raise ValueError("its header names neither EVT 2 nor EVT 3")
+    version = re.search(rb"(?:evt |format evt)([\d.]+)", head)
+    known: dict[bytes, tuple[Callable[[np.ndarray], tuple[np.ndarray, ...]], int]]
+    known = {b"2": (decode_evt2, 4), b"2.0": (decode_evt2, 4), b"3": (decode_evt3, 2), b"3.0": (decode_evt3, 2)}
+    if version is None or version[1] not in known:
+        found = "no format" if version is None else f"EVT {version[1].decode()}"
+        raise ValueError(f"its header names {found}; expected EVT 2.0 or EVT 3.0")
+    decode, size = known[version[1]]
     words = np.frombuffer(content, f"<u{size}", (len(content) - begin) // size, begin)
     return dict(zip("txyp", decode(words), strict=True)), "us"
 
@@ -480,13 +494,43 @@ def _read_aedat(path: Path) -> tuple[Columns, TimeUnit]:
 
 
 def _read_aedat4(path: Path) -> tuple[Columns, TimeUnit]:
-    from tonic import io
+    """The first stream of events of a file, which may be in many packets; times count from the first event.
 
+    The file has the time of day, since 1970, in which no time grid begins.
+    """
     try:
-        events = io.read_aedat4(str(path))
+        import aedat
     except ImportError as error:
-        raise UsageError(f"{path}: AEDAT 4 files need the library aedat. Install it: pip install aedat") from error
-    return _named(path, {name: events[name] for name in events.dtype.names}), "us"
+        raise UsageError(
+            f"{path}: AEDAT 4 files need the library aedat. Install it: pip install 'ss-lightning[aedat]'"
+        ) from error
+    with panics_as_errors():
+        decoder = aedat.Decoder(str(path))
+        streams = [number for number, stream in decoder.id_to_stream().items() if stream["type"] == "events"]
+        if not streams:
+            raise ValueError("it has no stream of events")
+        packets = [packet["events"] for packet in decoder if packet["stream_id"] == min(streams)]
+    columns = {
+        name: np.concatenate([np.zeros(0, kind), *(packet[field] for packet in packets)])
+        for name, field, kind in (("t", "t", "u8"), ("x", "x", "u2"), ("y", "y", "u2"), ("p", "on", "?"))
+    }
+    columns["t"] -= columns["t"].min(initial=END_OF_TIME.astype("u8"))
+    return columns, "us"
+
+
+@contextmanager
+def panics_as_errors() -> Iterator[None]:
+    """Around a call of aedat: at some damages its Rust code panics, which is no Exception.
+
+    Raises:
+        ValueError: it did.
+    """
+    try:
+        yield
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":
+            raise
+        raise ValueError(str(error)) from None
 
 
 def _read_atis(path: Path) -> tuple[Columns, TimeUnit]:

@@ -112,11 +112,12 @@ class EventFolderData(FolderData):
 
     def _split_files(self) -> Parts | None:
         """The recordings, where each part is one file."""
-        files = split_files(Path(self.root).expanduser())
+        # A pattern says what the names of recordings mean.
+        files = split_files(Path(self.root).expanduser()) if self.pattern is None else {}
         reader = self.event_reader
         if not files:
             return None
-        return read_split_files(files, reader.num_units, reader.time_unit, reader.allow_empty)
+        return read_split_files(files, reader.num_units, reader.time_unit, reader.allow_empty, reader.sort_times)
 
     def make_store(
         self,

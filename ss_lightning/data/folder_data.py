@@ -19,7 +19,7 @@ from ss_lightning.data.argument_checks import checked_fraction, checked_whole_nu
 from ss_lightning.data.cache import cache_folder, preparation_lock
 from ss_lightning.data.datamodule import EventDataModule
 from ss_lightning.data.layouts import Listing, checked_pattern, list_recordings
-from ss_lightning.data.preparation import Reader, prepare
+from ss_lightning.data.preparation import Reader, on_one_line, prepare
 from ss_lightning.data.splits import PartChoice, SampleStore, Splits, Subset
 from ss_lightning.data.storage import read_arrays
 from ss_lightning.data.store import EventStore
@@ -113,7 +113,8 @@ class FolderData(EventDataModule):
 
     def listing(self) -> Listing:
         """The files of the folder."""
-        return list_recordings(Path(self.root).expanduser(), self.suffixes, self.pattern, type(self).__name__)
+        root = Path(self.root).expanduser()
+        return list_recordings(root, self.suffixes, self.pattern, type(self).__name__, self.skip_broken)
 
     def load_splits(self) -> Splits:
         """Read the files, from the cache where possible, and hold out samples where a part is missing."""
@@ -127,6 +128,11 @@ class FolderData(EventDataModule):
         labels = np.array([class_numbers[one.label] for one in found], np.int64)
         groups = np.array([group_numbers[one.group] for one in found], np.int64) if group_names else None
         store = self.make_store(arrays, sizes, labels, groups, class_names)
+        if store.num_classes == 1:
+            rank_zero_warn(
+                f"{listing.root}: all {len(found):,} recordings are of one class, {store.class_names[0]}, so there is "
+                "nothing to tell apart. Set data.root to the folder that has the folders of the classes."
+            )
         return self.splits_of(store, np.array([one.part for one in found]), group_names)
 
     def splits_of(self, store: SampleStore, parts: np.ndarray, group_names: Sequence[str]) -> Splits:
@@ -185,7 +191,7 @@ class FolderData(EventDataModule):
     def _say_skipped(self, skipped: dict[str, str], total: int) -> None:
         if not skipped:
             return
-        names = ", ".join(list(skipped)[:_MOST_NAMED]) + (", ..." if len(skipped) > _MOST_NAMED else "")
+        names = on_one_line(", ".join(list(skipped)[:_MOST_NAMED]) + (", ..." if len(skipped) > _MOST_NAMED else ""))
         rank_zero_warn(
             f"{len(skipped):,} of {total:,} files cannot be read and were left out (data.skip_broken): {names}. The "
             f"first: {next(iter(skipped.values()))}"

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 import numpy as np
+from torch import Tensor
 
 from ss_lightning.arrays import TimeUnit
 from ss_lightning.data.argument_checks import checked_choice, checked_whole_number
@@ -83,6 +84,11 @@ class ImageFolderData(FolderData):
         checked_augmentation(self.augment, ImageAugmentation, splits.train.store.input_shape)
         return splits
 
+    @property
+    def input_in_words(self) -> str:
+        """See :attr:`ss_lightning.data.EventDataModule.input_in_words`; pixels are not binned."""
+        return "pixel values as constant currents" if self.code == "current" else f"{self.input} of a latency code"
+
     def pixel_code(self) -> PixelCode:
         """How pixels become the input of a network."""
         silent = self.background == "silent"
@@ -95,12 +101,12 @@ class ImageFolderData(FolderData):
         reader = ImageReader(self.size or (size[0], size[1]), "grey" if channels == 1 else "rgb")
 
         def read(path: Path, time_unit: TimeUnit = "s") -> Iterator[Recording]:
+            image = reader.read(path)
             if self.code == "current":
-                raise UsageError(
-                    f"{path}: this network was trained on constant currents (data.code: current), which are no events. "
-                    "Put the images into a folder test/<class>/ and leave --recordings out"
-                )
-            pixels = reader.read(path).ravel()
+                currents = self.pixel_code().batch(image[None])[0, 0]
+                yield Recording(path, 0, np.zeros(0), np.zeros(0, np.int64), "ms", cast(Tensor, currents).numpy())
+                return
+            pixels = image.ravel()
             times = pixel_steps(pixels, self.num_steps) * self.step_ms
             units = np.flatnonzero((pixels > 0) | (self.background == "last_step"))
             yield Recording(path, 0, times[units], units, "ms")

@@ -122,7 +122,9 @@ def checked_pattern(pattern: str | None) -> re.Pattern[str] | None:
     return compiled
 
 
-def list_recordings(root: Path, suffixes: Sequence[str], pattern: re.Pattern[str] | None, user: str) -> Listing:
+def list_recordings(
+    root: Path, suffixes: Sequence[str], pattern: re.Pattern[str] | None, user: str, skip_broken: bool = False
+) -> Listing:
     """All recordings below a folder.
 
     Args:
@@ -130,16 +132,18 @@ def list_recordings(root: Path, suffixes: Sequence[str], pattern: re.Pattern[str
         suffixes: of the files, in small letters.
         pattern: says what the paths mean, see :func:`checked_pattern`; what it does not name follows from the layout.
         user: the class that asks, for messages.
+        skip_broken: list links that lead to no file as well: they are left out with what cannot be read.
 
     Raises:
-        DataError: there are none, a class has none, one has two files, or the folder has another layout.
+        DataError: there are none, a class has none, one has two files, the folder has another layout, or a folder or
+            link in it leads nowhere.
     """
     if not root.is_dir():
         what = "is a file" if root.exists() else "is missing"
         raise DataError(f"{root}: {what}; expected a folder of recordings. Set data.root.")
     folders: list[str] = []
-    entries = sorted(_walk(root, "", folders))
-    lists = _read_lists(root)
+    entries = sorted(_walk(root, "", folders, skip_broken))
+    lists = _read_lists(root, {entry.path for entry in entries})
     if lists is not None:
         # What stands in no class, such as background noise, is no recording of one.
         entries = [entry for entry in entries if not entry.path.startswith("_")]
@@ -157,26 +161,37 @@ def list_recordings(root: Path, suffixes: Sequence[str], pattern: re.Pattern[str
         found = [one._replace(part=lists.get(one.path, "train")) for one in found]
     if pattern is None or "class" not in pattern.groupindex:
         _refuse_empty_classes(root, folders, found, by_part, suffixes)
+        if not by_part and lists is None:
+            _refuse_parts_below_a_class(root, folders)
     _refuse_missing_classes(root, found)
     return Listing(root, found, [entry.state for entry in mine])
 
 
-def _walk(root: Path, inside: str, folders: list[str]) -> Iterator[_Entry]:
-    """All files below a folder; those that a system puts there are passed over. Notes the folders."""
-    with os.scandir(root / inside) as content:
+def _walk(root: Path, inside: str, folders: list[str], skip_broken: bool) -> Iterator[_Entry]:
+    """All files below a folder; those that a system puts there are passed over, and pipes. Notes the folders."""
+    try:
+        content = os.scandir(root / inside)
+    except OSError as error:
+        raise DataError(
+            f"{root / inside}: this folder cannot be read ({error.strerror}). Allow it (chmod), or move it away."
+        ) from error
+    with content:
         for entry in content:
             if entry.name.startswith(".") or entry.name in ("__MACOSX", "Thumbs.db"):
                 continue
-            if entry.is_symlink():
-                refuse_broken_link(Path(entry.path))
             path = f"{inside}/{entry.name}" if inside else entry.name
-            if entry.is_dir():
+            is_folder = entry.is_dir()
+            if entry.is_symlink() and (is_folder or not skip_broken):
+                refuse_broken_link(Path(entry.path))
+            if is_folder:
                 folders.append(path)
-                yield from _walk(root, path, folders)
-            else:
+                yield from _walk(root, path, folders, skip_broken)
+            elif entry.is_file():
                 status = entry.stat()
                 # Copying tools set the modification time back, but not the other one.
                 yield _Entry(path, (status.st_size, status.st_mtime_ns, status.st_ctime_ns))
+            elif entry.is_symlink():
+                yield _Entry(path, (0, 0, 0))
 
 
 def _suffix(path: str) -> str:
@@ -206,16 +221,26 @@ def _nothing_here(root: Path, paths: Sequence[str], suffixes: Sequence[str], use
     if not paths:
         return f"{text}: it is empty. Set data.root to the folder that has them"
     counts = ", ".join(f"{number:,} of {suffix or 'no suffix'}" for suffix, number in kinds.most_common(5))
-    return f"{text}; found {counts}"
+    return f"{text}; found {counts}. Convert them, or set data.root to another folder"
 
 
-def _read_lists(root: Path) -> dict[str, str] | None:
-    """The part of each path that a list names; None if there is no list."""
+def _read_lists(root: Path, paths: Collection[str]) -> dict[str, str] | None:
+    """The part of each path that a list names; None if there is no list.
+
+    Raises:
+        DataError: a list names none of the files, which would all be trained on.
+    """
     lists = {name: root / name for name in _LISTS if (root / name).is_file()}
     parts: dict[str, str] = {}
     for name, path in lists.items():
         lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-        parts |= {line.strip(): _LISTS[name] for line in lines if line.strip()}
+        named = [line.strip().replace("\\", "/").removeprefix("./") for line in lines if line.strip()]
+        if named and not any(line in paths for line in named):
+            raise DataError(
+                f"{path}: none of its {len(named):,} paths is a file here, such as {named[0]}; expected "
+                "<class>/<recording>. Correct the list, or remove it."
+            )
+        parts |= dict.fromkeys(named, _LISTS[name])
     return parts if lists else None
 
 
@@ -315,6 +340,16 @@ def _refuse_empty_classes(
                 f"{root / folder}: no recordings of the class {folder.rpartition('/')[2]} "
                 f"({', '.join(suffixes)}). Put some there, or remove the folder."
             )
+
+
+def _refuse_parts_below_a_class(root: Path, folders: Sequence[str]) -> None:
+    """A folder that holds train, val and test is no class, if it is the only one."""
+    tops = [folder for folder in folders if "/" not in folder]
+    inside = sorted(folder.partition("/")[2] for folder in folders if folder.count("/") == 1)
+    if len(tops) == 1 and any(_PART_NAMES.get(name.lower()) == "train" for name in inside):
+        raise DataError(
+            f"{root}: its only folder is {tops[0]}, which has {', '.join(inside)}. Set data.root to {root / tops[0]}."
+        )
 
 
 def _refuse_missing_classes(root: Path, found: Sequence[Found]) -> None:

@@ -68,10 +68,12 @@ class ImageReader:
         try:
             with Image.open(path) as opened:
                 image: Image.Image = ImageOps.exif_transpose(opened)
-                if image.mode.startswith("I;16"):
+                # What older versions of Pillow call a PNG of 16 bits is "I" as well.
+                if image.mode.startswith("I;16") or (image.mode == "I" and opened.format == "PNG"):
                     image = Image.fromarray((np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8))
                 elif image.mode in ("I", "F"):
-                    raise ValueError(f"its pixels are of type {image.mode}, expected 8 or 16 bits")
+                    kind = {"I": "whole numbers of 32 bits", "F": "floating-point numbers"}[image.mode]
+                    raise ValueError(f"its pixels are {kind}; expected 8 or 16 bits, so convert it")
                 is_grey = self.color == "grey" or (self.color == "auto" and image.mode in ("1", "L", "LA"))
                 image = image.convert("L" if is_grey else "RGB")
                 if self.size is not None and image.size != self.size[::-1]:

@@ -25,6 +25,7 @@ from ss_lightning.data.bars import progress_bar
 from ss_lightning.data.cache import digest
 from ss_lightning.data.layouts import Listing
 from ss_lightning.data.storage import FORMAT_VERSION, read_arrays, write_arrays
+from ss_lightning.data.validation import refuse_broken_link
 from ss_lightning.errors import DataError
 
 Arrays = Mapping[str, np.ndarray]
@@ -208,15 +209,22 @@ def _make_shard(task: _Task) -> None:
     skipped: dict[int, str] = {}
     for number, path in enumerate(paths):
         try:
+            refuse_broken_link(path)
             kept.append(reader.read(path))
             numbers.append(number)
         except DataError as error:
+            said = on_one_line(str(error))
             if not skip_broken:
-                raise DataError(f"{error} To leave out files that cannot be read: data.skip_broken: true.") from error
-            skipped[number] = str(error)
+                raise DataError(f"{said} To leave out files that cannot be read: data.skip_broken: true.") from error
+            skipped[number] = said
     arrays, sizes = ({}, None) if not kept else reader.pack(kept, [paths[n] for n in numbers])
     shard = {**arrays, "file": np.array(numbers, np.int64)}
     write_arrays(target, [(shard, {"num_events": 0, "sizes": sizes, "skipped": list(skipped.items())})])
+
+
+def on_one_line(text: str) -> str:
+    """A message with the names of files, in which a line may end."""
+    return text.replace("\r", "\\r").replace("\n", "\\n")
 
 
 def _joined(

@@ -25,6 +25,7 @@ class Recording(NamedTuple):
         times: ``[E]``, in no order.
         units: ``[E]``.
         time_unit: what one unit of ``times`` is.
+        currents: of a recording without events: the constant input of each unit in every step, float32 ``[N]``.
     """
 
     file: Path
@@ -32,6 +33,7 @@ class Recording(NamedTuple):
     times: np.ndarray
     units: np.ndarray
     time_unit: TimeUnit
+    currents: np.ndarray | None = None
 
 
 # Gets a file, and what one unit of its times is where the file itself does not say it.

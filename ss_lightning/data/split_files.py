@@ -11,7 +11,7 @@ import numpy as np
 from ss_lightning.arrays import TimeUnit
 from ss_lightning.data.layouts import PARTS
 from ss_lightning.data.store import EventStore
-from ss_lightning.data.validation import whole_numbers
+from ss_lightning.data.validation import MOST_CLASSES, whole_numbers
 from ss_lightning.errors import DataError
 
 _NEEDED = ("times", "units", "lengths", "labels")
@@ -36,12 +36,21 @@ class Parts(NamedTuple):
 
 
 def split_files(root: Path) -> dict[str, Path]:
-    """The files ``train.npz``, ``val.npz`` and ``test.npz`` of a folder, if there is one to train on."""
+    """The files ``train.npz``, ``val.npz`` and ``test.npz`` of a folder.
+
+    Raises:
+        DataError: there are some, but none to train on.
+    """
     found = {part: root / f"{part}.npz" for part in PARTS if (root / f"{part}.npz").is_file()}
-    return found if "train" in found else {}
+    if found and "train" not in found:
+        names = ", ".join(path.name for path in found.values())
+        raise DataError(f"{root}: {names} but no train.npz. Put the recordings to train on there.")
+    return found
 
 
-def read_split_files(files: Mapping[str, Path], num_units: int | None, time_unit: TimeUnit, allow_empty: bool) -> Parts:
+def read_split_files(
+    files: Mapping[str, Path], num_units: int | None, time_unit: TimeUnit, allow_empty: bool, sort_times: bool
+) -> Parts:
     """Read the parts of a data set.
 
     Args:
@@ -49,6 +58,7 @@ def read_split_files(files: Mapping[str, Path], num_units: int | None, time_unit
         num_units: units of a recording; None for what the files have.
         time_unit: of the times.
         allow_empty: accept recordings without events.
+        sort_times: put the events of a recording in order; else times that go backwards are an error.
 
     Raises:
         DataError: a file cannot be read or does not hold what is expected.
@@ -57,9 +67,16 @@ def read_split_files(files: Mapping[str, Path], num_units: int | None, time_unit
     flat = [array["units"] for array in arrays.values() if len(array["units"])]
     if num_units is None:
         num_units = int(max((units.max() for units in flat), default=0)) + 1
-    names = max((array.get("class_names", ()) for array in arrays.values()), key=len)
-    num_classes = max(len(names), *(int(array["labels"].max(initial=0)) + 1 for array in arrays.values()))
-    class_names = [str(name) for name in names] + [str(label) for label in range(len(names), num_classes)]
+    class_names = _class_names(files, arrays)
+    for part, path in files.items():
+        if not sort_times:
+            _refuse_falling_times(path, arrays[part])
+        strange = np.setdiff1d(arrays[part]["labels"], arrays["train"]["labels"])
+        if len(strange):
+            raise DataError(
+                f"{path}: class {class_names[strange[0]]} (label {strange[0]}) is not in {files['train'].name}. Add "
+                "recordings of it there, or take the class out here."
+            )
     groups = [array["groups"].astype(str) for array in arrays.values() if "groups" in array]
     if 0 < len(groups) < len(arrays):
         without = next(path for part, path in files.items() if "groups" not in arrays[part])
@@ -84,6 +101,34 @@ def read_split_files(files: Mapping[str, Path], num_units: int | None, time_unit
         )
     parts = np.repeat(np.array(list(files)), [len(store) for store in stores])
     return Parts(EventStore.joined(stores), parts, group_names)
+
+
+def _class_names(files: Mapping[str, Path], arrays: Mapping[str, Mapping[str, np.ndarray]]) -> list[str]:
+    """A name for each label; the labels themselves where no part has class_names."""
+    names = [str(name) for name in max((array.get("class_names", ()) for array in arrays.values()), key=len)]
+    for part, path in files.items():
+        labels = arrays[part]["labels"]
+        lowest, highest = int(labels.min(initial=0)), int(labels.max(initial=0))
+        if lowest < 0 or highest >= (len(names) or MOST_CLASSES):
+            most = f"the {len(names)} class_names" if names else "classes"
+            raise DataError(f"{path}: label {lowest if lowest < 0 else highest}; expected {most} numbered from 0.")
+    if names:
+        return names
+    return [str(label) for label in range(max(int(array["labels"].max(initial=0)) for array in arrays.values()) + 1)]
+
+
+def _refuse_falling_times(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    times = arrays["times"]
+    falls = times[1:] < times[:-1]
+    begins = arrays["lengths"].cumsum()[:-1]
+    falls[begins[(begins > 0) & (begins < len(times))] - 1] = False  # a recording begins anew
+    if falls.any():
+        event = int(falls.argmax()) + 1
+        sample = int(np.searchsorted(begins, event, side="right"))
+        raise DataError(
+            f"{path}, sample {sample}: time {times[event]} comes after {times[event - 1]}; expected them to rise. "
+            "Correct the lengths, or set data.sort_times: true if the order in the file means nothing."
+        )
 
 
 def _read(path: Path) -> dict[str, np.ndarray]:

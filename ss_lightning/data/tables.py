@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -50,7 +51,7 @@ class Table(NamedTuple):
 
 
 def read_table(path: Path, names: Sequence[str]) -> Table:
-    """Read a table with or without names in its first line, which may begin with ``#``.
+    """Read a table with or without names in its first line, which may begin with ``#``; comments may stand above it.
 
     Columns are parted by commas, semicolons, tabs or spaces.
 
@@ -63,26 +64,65 @@ def read_table(path: Path, names: Sequence[str]) -> Table:
     """
     import pandas as pd  # here, for most who import this read no table
 
-    with path.open(encoding="utf-8-sig") as file:
-        first = file.readline().strip().strip("#").strip()
-    separator = next((sign for sign in ",;\t" if sign in first), None)
-    head = [word.strip().strip('"') for word in first.split(separator)]
-    if not head:
+    lines, head = _head(path)
+    words = _words(head)
+    if not words:
         return Table(path, pd.DataFrame(), 1)
-    plain = all(map(_is_number, head))
-    if plain and len(head) != len(names):
+    plain = _are_numbers(words)
+    if plain and len(words) != len(names):
         raise DataError(
-            f"{path}: {len(head)} columns without names; expected {' and '.join(names)}, or names in the first line."
+            f"{path}: {len(words)} columns without names; expected {' and '.join(names)}, or names in the first line."
         )
-    table = pd.read_csv(
-        path,
-        sep=separator or r"\s+",
-        header=None,
-        skiprows=0 if plain else 1,
-        names=list(names) if plain else head,
-        encoding="utf-8-sig",
-    )
-    return Table(path, table, 1 if plain else 2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", pd.errors.ParserWarning)
+        try:
+            table = pd.read_csv(
+                path,
+                sep=_separator(head) or r"\s+",
+                header=None,
+                index_col=False,
+                keep_default_na=False,
+                skiprows=lines,
+                names=list(names) if plain else words,
+                encoding="utf-8-sig",
+            )
+        except pd.errors.ParserWarning as error:
+            raise DataError(f"{path}: its lines have more than {len(words)} entries; expected one a column.") from error
+    return Table(path, table, lines + 1)
+
+
+def _head(path: Path) -> tuple[int, str]:
+    """How many lines stand before the rows, and the line with the names of the columns, else the first row.
+
+    Comments and empty lines may stand above it. The last comment has the names if a row of as many numbers follows.
+    """
+    names = ""
+    number = -1
+    with path.open(encoding="utf-8-sig") as file:
+        for number, line in enumerate(file):
+            text = line.strip().strip("#").strip()
+            if not text:
+                continue
+            if line.lstrip().startswith("#"):
+                names = text
+                continue
+            words = _words(text)
+            if not _are_numbers(words):
+                return number + 1, text
+            return number, names if len(_words(names)) == len(words) else text
+    return number + 1, names
+
+
+def _separator(line: str) -> str | None:
+    return next((sign for sign in ",;\t" if sign in line), None)
+
+
+def _words(line: str) -> list[str]:
+    return [word.strip().strip('"') for word in line.split(_separator(line))]
+
+
+def _are_numbers(words: Sequence[str]) -> bool:
+    return all(map(_is_number, words))
 
 
 def _is_number(word: str) -> bool:

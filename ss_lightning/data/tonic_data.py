@@ -16,7 +16,7 @@ import numpy as np
 from ss_lightning.data.argument_checks import checked_whole_number
 from ss_lightning.data.augment import UNCHANGED, EventAugmentation, checked_augmentation
 from ss_lightning.data.cache import digest, file_states
-from ss_lightning.data.event_files import EventReader, Recorded
+from ss_lightning.data.event_files import EventReader, Recorded, panics_as_errors
 from ss_lightning.data.event_folder import checked_sensor_size, checked_window
 from ss_lightning.data.folder_data import FolderData, event_store
 from ss_lightning.data.layouts import Found, Listing, ordered
@@ -62,8 +62,13 @@ class TonicReader:
         dataset = open_dataset(self.class_path, self.arguments, part)
         source = f"{self.class_path} {part}, sample {index}"
         try:
-            events, label = dataset[index]
+            with panics_as_errors():
+                events, label = dataset[index]
             fields = events.dtype.names or ()
+        except ImportError as error:
+            raise UsageError(
+                f"{source}: needs the library {error.name}. Install it: pip install {error.name}"
+            ) from error
         except Exception as error:  # whatever its file does to the data set
             raise DataError(
                 f"{source}: cannot be read, perhaps its file is cut short ({type(error).__name__}: {error}). Get it "

@@ -25,7 +25,8 @@ def from_nir(path: str | os.PathLike[str]) -> nn.Module:
     """Read a network that :func:`to_nir` wrote: the same class with the same parameters, bit for bit.
 
     A neuron that fires once fires once again; the extra connections of the self-inhibiting form are left out, for it
-    does not need them. Files of other tools are refused: a plain ``LIF`` does not say how often it may fire.
+    does not need them. The network is in evaluation mode. Files of other tools are refused: a plain ``LIF`` does not
+    say how often it may fire.
 
     Raises:
         UsageError: ``nir`` is not installed, or another tool wrote the file.
@@ -62,7 +63,7 @@ def from_nir(path: str | os.PathLike[str]) -> nn.Module:
             f"{path} was changed after it was written, or written by another version of ss_lightning than "
             f"{__version__}: {error}. Export the checkpoint again"
         ) from error
-    return network
+    return network.eval()  # else dropout, which a file keeps, makes its answers random
 
 
 def _tensors(nodes: dict[str, Any]) -> dict[str, Tensor]:

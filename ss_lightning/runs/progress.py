@@ -99,7 +99,7 @@ def network_table(network: SpikingNetwork, data: EventDataModule | None) -> list
     widths = [max(len(row[column]) for row in rows) for column in range(2)]
     lines = [f"{name:{widths[0]}}  {size:>{widths[1]}}  {what}".rstrip() for name, size, what in rows]
     if data is not None:
-        grid = f"{data.num_steps:,} steps of {data.step_ms:g} ms, {data.input} with binning {data.binning}"
+        grid = f"{data.num_steps:,} steps of {data.step_ms:g} ms, {data.input_in_words}"
         lines.append(f"{'grid':{widths[0]}}  {grid}")
         words = {"train": "to train", "val": "to validate", "test": "to test"}
         parts = [(getattr(data.splits, name), text) for name, text in words.items()]

@@ -1,6 +1,7 @@
 """``predict --recordings``: a trained network and files without labels."""
 
 import json
+from pathlib import Path
 
 import lightning as L
 import numpy as np
@@ -82,6 +83,16 @@ def test_times_in_another_unit_and_json(folder, capsys):
     capsys.readouterr()
     assert predict("ms.npz") == 0
     assert "note  ms.npz, sample 0: all events lie after the end of the time grid (50 ms)" in capsys.readouterr().err
+
+
+def test_files_of_one_name_are_shown_with_their_folders(folder, capsys):
+    for place in ("left", "right"):
+        Path(place).mkdir()
+        np.savez(f"{place}/0.npz", times=[0.003], units=[6])
+    assert predict("left", "right") == 0
+    output = capsys.readouterr().out
+    assert str(Path("left/0.npz")) in output
+    assert str(Path("right/0.npz")) in output
 
 
 def test_the_layout_of_shd_without_labels_and_many_rows(shd, folder, recordings, capsys):

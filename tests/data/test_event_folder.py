@@ -1,12 +1,16 @@
 """The user's own events: every format, the geometry of cameras, parts in one file each, and errors."""
 
+import shutil
+import sys
+from pathlib import Path
+
 import h5py
 import numpy as np
 import pandas as pd
 import pytest
 
 from ss_lightning.data import EventFolderData, EventStore
-from ss_lightning.data.event_files import decode_evt3, read_columns
+from ss_lightning.data.event_files import EventReader, decode_evt3, panics_as_errors, read_columns
 from ss_lightning.errors import DataError, UsageError
 
 T = np.array([0.5, 1.0, 20.0, 31.25]) / 1000  # seconds
@@ -61,6 +65,10 @@ def atis(path):
     np.stack([X, Y, high, US >> 8 & 255, US & 255], 1).astype(np.uint8).tofile(path)
 
 
+def text(head, sign, end="\n"):
+    return (head + end.join(f"{t}{sign}{x}" for t, x in zip(T, X, strict=True))).encode()
+
+
 TABLE = {"x": X, "y": Y, "p": P, "t": T}
 FORMATS = {
     "structured.npy": lambda path: np.save(path, structured()),
@@ -108,6 +116,10 @@ def data(folder, **options):
         ("a.npy", lambda path: np.save(path, np.stack([T, X], 1))),
         ("a.csv", lambda path: path.write_text("\n".join(f"{t},{x}" for t, x in zip(T, X, strict=True)))),
         ("a.csv", lambda path: pd.DataFrame({"channel": X, "timestamps": T}).to_csv(path, index=False)),
+        ("a.csv", lambda path: path.write_bytes(text("\ufefftimes;units\r\n", ";", "\r\n"))),
+        ("a.csv", lambda path: path.write_bytes(text("\n# by a camera, 2024\n\ntimes,units\n", ","))),
+        ("a.csv", lambda path: path.write_bytes(text("# by a camera\n# times,units\n", ","))),
+        ("a.csv", lambda path: path.write_bytes(text("# by a camera\n", ","))),
         ("a.h5", lambda path: hdf5(path, spikes__times=T, spikes__units=X)),
     ],
 )
@@ -172,6 +184,9 @@ def write(folder, name, **arrays):
         ({"times": [], "units": []}, {}, r"b\.npz: no events\. .*data\.allow_empty"),
         ({"units": ["x"] * 4}, {}, r"b\.npz: unit is <U1 of shape \(4,\); expected one flat array of numbers"),
         ({"units": X[:, None]}, {}, r"b\.npz: unit is int64 of shape \(4, 1\)"),
+        ({"units": np.array([0, 1, 2, 2**64 - 1], np.uint64)}, {}, r"event 3: unit is 18446744073709551615; expected"),
+        ({"times": np.array([0, 1, 2, 2**64 - 1], np.uint64)}, {}, r"event 3: time 18446744073709551615; expected"),
+        ({"times": np.array([3, 1, 2, 9], np.uint8)}, {}, r"event 1: time 1 comes after 3"),
     ],
 )
 def test_events_that_are_not_valid(tmp_path, arrays, options, message):
@@ -181,6 +196,12 @@ def test_events_that_are_not_valid(tmp_path, arrays, options, message):
         data(tmp_path, **options).prepare_data()
     with pytest.warns(UserWarning, match=r"1 of 2 files cannot be read and were left out .*: a/b\.npz"):
         data(tmp_path, skip_broken=True, val_fraction=0, test_fraction=0, **options).prepare_data()
+
+
+@pytest.mark.parametrize("p", [[-1, 2, 1, 1], [0, 1, 2, 0]])
+def test_polarities_that_are_not_two(tmp_path, p):
+    with pytest.raises(DataError, match=r"p is -?\d; expected whole numbers from 0 to 1\. Correct the data\.$"):
+        EventReader().checked("a", {"t": T, "x": X, "p": np.array(p)}, "s")
 
 
 def test_what_is_asked_for_is_accepted(tmp_path):
@@ -202,9 +223,17 @@ def test_what_is_asked_for_is_accepted(tmp_path):
         ("a.csv", b"a,b\n1,2\n", r"a\.csv: holds a, b; expected times and units, or t, x, y and p"),
         ("a.csv", b"1,2,3,4\n", r"a\.csv: 4 columns without names"),
         ("a.csv", b"t,x\n1,2\n3,what\n", r"a\.csv, line 3: x is 'what', not a number"),
+        ("a.csv", b"t,x\n1,\n", r"a\.csv, line 2: x is '', not a number"),
+        ("a.csv", b"t,x\n1,2,3\n", r"a\.csv: its lines have more than 2 entries; expected one a column"),
+        ("a.csv", b"", r"a\.csv: holds nothing"),
+        ("a.csv", "t,x,größe\n".encode("latin1"), r"a\.csv: cannot be read as \.csv \('utf-8'"),
+        ("a.npz", b"no", r"a\.npz: cannot be read as \.npz \(it is none, or holds arrays of objects"),
         ("a.h5", b"no", r"a\.h5: cannot be read as \.h5"),
+        ("a.raw", b"% evt 2.1\n", r"a\.raw: cannot be read .*names EVT 2\.1; expected EVT 2\.0 or EVT 3\.0"),
+        ("a.raw", b"% format EVT21;height=720\n", r"names EVT 21"),
+        ("a.dat", b"no", r"a\.dat: cannot be read as \.dat \(it is no recording of Prophesee, or cut short"),
         ("a.parquet", b"no", r"a\.parquet: cannot be read as \.parquet"),
-        ("a.raw", b"no header", r"a\.raw: cannot be read as \.raw .*its header names neither"),
+        ("a.raw", b"no header", r"a\.raw: cannot be read as \.raw .*its header names no format; expected EVT"),
         ("a.aedat", b"no", r"a\.aedat: cannot be read as \.aedat"),
         ("a.bin", b"1234", r"a\.bin: cannot be read as \.bin .*4 bytes"),
     ],
@@ -219,7 +248,7 @@ def test_files_that_cannot_be_read(tmp_path, name, content, message):
 
 def test_objects_are_not_unpickled(tmp_path):
     np.savez(tmp_path / "a.npz", times=np.array([T, T[:2]], object), units=X)
-    with pytest.raises(DataError, match="cannot be read"):
+    with pytest.raises(DataError, match="arrays of objects, which may hold code and are not read"):
         read_columns(tmp_path / "a.npz")
 
 
@@ -227,6 +256,52 @@ def test_a_file_of_many_recordings_belongs_elsewhere(tmp_path):
     hdf5(tmp_path / "a.h5", spikes__times=T, spikes__units=X, labels=[1])
     with pytest.raises(DataError, match=r"many recordings, in the layout of SHD. Use --data ss_.*SHDData"):
         read_columns(tmp_path / "a.h5")
+
+
+def test_recordings_of_one_file_are_not_mixed(tmp_path):
+    hdf5(tmp_path / "a.h5", one__times=T, one__units=X, two__times=T)
+    with pytest.raises(DataError, match=r"a\.h5: holds one/times and two/times; expected one recording"):
+        read_columns(tmp_path / "a.h5")
+    hdf5(tmp_path / "b.h5", image=np.zeros((2, 2)))
+    with pytest.raises(DataError, match=r"b\.h5: holds image; expected times and units"):
+        read_columns(tmp_path / "b.h5")
+
+
+FILE = Path(__file__).parents[1] / "files" / "dvs.aedat4"  # written by dv-processing 2.0.4, in two packets
+
+
+def test_aedat4_counts_from_its_first_event(tmp_path):
+    pytest.importorskip("aedat")
+    (tmp_path / "a").mkdir()
+    shutil.copy(FILE, tmp_path / "a")
+    store = data(tmp_path, val_fraction=0, test_fraction=0).splits.train.store
+    assert (store.input_shape, store.time_unit) == ((2, 3, 7), "us")
+    assert store.times.tolist() == (US - US[0]).tolist()
+    assert store.units.tolist() == ((P * 3 + Y) * 7 + X).tolist()
+
+
+@pytest.mark.parametrize(("begin", "end"), [(0, 0), (0, 700), (100, 110)])
+def test_damaged_aedat4_is_named(tmp_path, begin, end):
+    pytest.importorskip("aedat")
+    content = FILE.read_bytes()
+    damaged = content[:end] if begin == 0 else content[:begin] + b"\xff" * (end - begin) + content[end:]
+    (tmp_path / "a.aedat4").write_bytes(damaged)
+    with pytest.raises(DataError, match=r"a\.aedat4: cannot be read as \.aedat4"):
+        read_columns(tmp_path / "a.aedat4")
+
+
+def test_a_library_that_panics_says_so_in_an_error():
+    kind = type("PanicException", (BaseException,), {})
+    with pytest.raises(ValueError, match="out of range"), panics_as_errors():
+        raise kind("out of range")
+    with pytest.raises(KeyboardInterrupt), panics_as_errors():
+        raise KeyboardInterrupt
+
+
+def test_aedat4_without_its_library(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "aedat", None)
+    with pytest.raises(UsageError, match=r"AEDAT 4 files need the library aedat. Install it: pip install 'ss-light"):
+        read_columns(FILE)
 
 
 def test_cameras_and_units_do_not_mix(tmp_path):
@@ -261,13 +336,33 @@ def test_one_file_for_each_part(tmp_path):
     [
         ({"lengths": [4, 4, 5]}, r"train\.npz: 3 lengths, 3 labels, 12 times, 12 units, and the lengths add up to 13"),
         ({"labels": [0, 1]}, r"train\.npz: 3 lengths, 2 labels"),
+        ({"lengths": [3, 4, 5]}, r"train\.npz, sample 1: time 0\.0005 comes after 0\.03125; .*Correct the lengths"),
+        ({"labels": [1, -1, 0]}, r"train\.npz: label -1; expected classes numbered from 0"),
+        ({"class_names": ["no"]}, r"train\.npz: label 1; expected the 1 class_names numbered from 0"),
+        ({"labels": [1, 1, 1]}, r"test\.npz: class 0 \(label 0\) is not in train\.npz\. Add recordings of it"),
         ({"times": np.array([T, T], object)}, r"train\.npz: cannot be read .* Arrays of objects may hold code"),
     ],
 )
 def test_parts_that_do_not_fit(tmp_path, arrays, message):
+    parts(tmp_path)
+    test = (tmp_path / "test.npz").read_bytes()
     parts(tmp_path, **{name: (lambda *_, values=values: values) for name, values in arrays.items()})
+    (tmp_path / "test.npz").write_bytes(test)
     with pytest.raises(DataError, match=message):
         data(tmp_path).prepare_data()
+
+
+def test_parts_without_one_to_train_on(tmp_path):
+    parts(tmp_path)
+    (tmp_path / "train.npz").unlink()
+    with pytest.raises(DataError, match=r"test\.npz but no train\.npz"):
+        data(tmp_path).prepare_data()
+
+
+def test_a_part_whose_events_are_in_no_order(tmp_path):
+    parts(tmp_path, times=lambda _, n: np.tile(T[::-1], n))
+    store = data(tmp_path, sort_times=True).splits.train.store
+    assert store.times[:4].tolist() == (T * 1000).tolist()
 
 
 def test_a_part_without_lengths(tmp_path):

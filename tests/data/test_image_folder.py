@@ -54,6 +54,30 @@ def test_parts_classes_and_pixels(folder):
     assert torch.equal(events.to_dense().sum(0), torch.ones(4, 20))
 
 
+def test_a_link_to_no_file_is_named_or_left_out(folder):
+    (folder / "train/cat/9.png").symlink_to("nowhere.png")
+    with pytest.raises(DataError, match=r"9\.png: a symbolic link to nowhere\.png, which leads to no file"):
+        data(folder).prepare_data()
+    with pytest.warns(UserWarning, match=r"1 of 11 files cannot be read and were left out .*: train/cat/9\.png"):
+        data(folder, skip_broken=True).prepare_data()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no such names")
+def test_names_of_files_are_shown_on_one_line(folder):
+    (folder / "train/cat/a b\nc.png").write_bytes(b"cut")
+    with pytest.raises(DataError) as error:
+        data(folder).prepare_data()
+    assert r"a b\nc.png: cannot be read as an image" in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_one_class_is_nothing_to_learn(tmp_path):
+    for n in range(4):
+        write_image(tmp_path / "all/images/cat" / f"{n}.png", np.zeros((2, 2)))
+    with pytest.warns(UserWarning, match=r"all: all 4 recordings are of one class, images, .*Set data\.root to"):
+        data(tmp_path / "all").prepare_data()
+
+
 def test_dense_input_and_silent_background(folder):
     write_image(folder / "test/cat/0.png", [[0, 255, 0, 255, 100]] * 4)
     module = data(folder, num_steps=3, background="silent", input="dense")

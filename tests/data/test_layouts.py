@@ -1,5 +1,8 @@
 """What the paths of a folder say, and what is said of a folder that does not fit."""
 
+import os
+import sys
+
 import pytest
 
 from ss_lightning.data.layouts import checked_pattern, list_recordings
@@ -59,6 +62,29 @@ def test_speech_commands(found):
     ]
 
 
+def test_lists_as_windows_writes_them(found, tmp_path):
+    (tmp_path / "testing_list.txt").write_bytes(b".\\yes\\1.wav\r\n")
+    assert [one[3] for one in found("yes/0.wav", "yes/1.wav", "no/0.wav")] == ["train", "train", "test"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no pipes in folders")
+def test_a_pipe_is_no_recording(found, tmp_path):
+    (tmp_path / "a").mkdir()
+    os.mkfifo(tmp_path / "a/2.wav")
+    assert found("a/1.wav", "b/1.wav") == [("a/1.wav", "a", None, ""), ("b/1.wav", "b", None, "")]
+
+
+def test_a_folder_that_cannot_be_read(found, tmp_path, monkeypatch):
+    def refuse(path, scandir=os.scandir):
+        if path == tmp_path / "b":
+            raise PermissionError(13, "Permission denied")
+        return scandir(path)
+
+    monkeypatch.setattr("os.scandir", refuse)
+    with pytest.raises(DataError, match=r"b: this folder cannot be read \(Permission denied\)\. Allow it"):
+        found("a/1.wav", "b/1.wav")
+
+
 def test_a_pattern(found):
     pattern = r"(?P<split>\w+)-(?P<speaker>\w+)/(?P<class>\w+)\.\d+"
     assert found("train-ann/dog.1.wav", "test-bob/dog.2.wav", pattern=pattern) == [
@@ -100,6 +126,14 @@ def test_numbers_are_in_their_order(tmp_path):
         (["SHD/shd_train.h5"], r"but shd_train.h5. Use ss_lightning.data.SHDData"),
         (["a/1.mp3", "a/2.mp3"], r"found 2 of \.mp3"),
         ([], r"it is empty. Set data\.root"),
+        (
+            ["data/Train/a/1.wav", "data/test/a/1.wav"],
+            r"only folder is data, which has Train, test\. Set data\.root to .*data\.",
+        ),
+        (
+            ["yes/00f0_nohash_0.wav", "testing_list.txt"],
+            r"testing_list\.txt: none of its 1 paths is a file here, such as yes/00f0_noh",
+        ),
     ],
 )
 def test_errors(found, tmp_path, paths, message):

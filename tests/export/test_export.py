@@ -505,7 +505,8 @@ def test_weights_and_decays_are_written_as_they_act(tmp_path):
     net = mlp(tau_hidden_ms=[3.0, 30.0], log_tau=True, weight_norm=True, dropout=0.2)
     spikes = torch.rand(20, 3, net.num_inputs).round()
     to_nir(net, tmp_path / "net.nir")
-    back = from_nir(tmp_path / "net.nir").eval()
+    back = from_nir(tmp_path / "net.nir")
+    assert not back.training
     assert torch.equal(back(spikes).readout, net.eval()(spikes).readout)
     program = export_program(net, 20).module()
     torch.testing.assert_close(program(spikes), net(spikes).readout)
@@ -517,7 +518,7 @@ def test_normalised_currents_are_written_as_weights(tmp_path):
     spikes = torch.rand(20, 3, *net.input_shape).round()
     net(spikes)  # statistics
     to_nir(net, tmp_path / "net.nir")
-    back = from_nir(tmp_path / "net.nir").eval()
+    back = from_nir(tmp_path / "net.nir")
     assert torch.equal(back(spikes).readout, net.plain_copy().eval()(spikes).readout)
     torch.testing.assert_close(back(spikes).readout, net.eval()(spikes).readout)
     torch.testing.assert_close(export_program(net, 20).module()(spikes), net(spikes).readout)

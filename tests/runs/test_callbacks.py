@@ -5,12 +5,14 @@ import re
 import sys
 
 import lightning as L
+import numpy as np
 import pytest
 import torch
 from lightning.pytorch.loggers import CSVLogger
+from PIL import Image
 from torch.utils.data import DataLoader
 
-from ss_lightning import ConvClassifier, MLPClassifier, UsageError, YinYangData, plots
+from ss_lightning import ConvClassifier, ImageFolderData, MLPClassifier, UsageError, YinYangData, plots
 from ss_lightning.runs.configs import flatten_config
 from ss_lightning.runs.pictures import (
     ConfusionPicture,
@@ -274,6 +276,19 @@ class TestNetworkTable:
             "grid      20 steps of 1 ms, events with binning binary",
             "samples   64 to train, 32 to validate, 10 to test",
         ]
+
+    @pytest.mark.parametrize(
+        ("code", "words"),
+        [("current", "pixel values as constant currents"), ("latency", "events of a latency code")],
+    )
+    def test_images_are_not_binned(self, tmp_path, code, words):
+        for n in range(4):
+            (tmp_path / "images" / "ab"[n % 2]).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(np.full((2, 2), n, np.uint8)).save(tmp_path / "images" / "ab"[n % 2] / f"{n}.png")
+        images = ImageFolderData(
+            root=str(tmp_path / "images"), cache_dir=str(tmp_path), code=code, num_steps=4, val_fraction=0
+        )
+        assert f"grid      4 steps of 1 ms, {words}" in network_table(model().network, images)
 
     def test_other_networks_and_unknown_data(self):
         network = model(neuron="multi", decoder="first_spike").network

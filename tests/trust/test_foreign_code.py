@@ -9,6 +9,7 @@ import sys
 from itertools import product
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 
@@ -368,6 +369,53 @@ def test_no_config_turns_the_protection_of_checkpoints_off(capsys):
     config["trainer"] = {**BASE["trainer"], "plugins": [spec("lightning.pytorch.plugins.TorchCheckpointIO")]}
     assert main(["fit", "--config", write("theirs.yaml", config)]) == 2
     assert "weights_only is false" in capsys.readouterr().err
+
+
+@pytest.fixture
+def gestures(folder):
+    """DVS Gesture as tonic unpacks it: eleven gestures of ten users in each part, two events each."""
+    for part in ("ibmGestureTrain", "ibmGestureTest"):
+        for user in range(10):
+            place = folder / "DVSGesture" / part / f"user{user:02}_led"
+            place.mkdir(parents=True)
+            for gesture in range(11):
+                np.save(place / f"{gesture}.npy", np.array([[gesture, 0, 0, 1], [user, 1, 1, 2]], float))
+        (folder / "DVSGesture" / f"{part}.tar.gz").touch()
+
+
+GESTURES = "tonic.datasets.DVSGesture"
+# Data sets and arguments that a config may give to TonicData, of which none may run.
+DATASETS = [
+    *(spec(name) for name in NAMES[::6]),
+    *(spec(name) for name in ("tonic.os.system", "tonic.datasets.np.load", "tonic.datasets.os.system")),
+    *(spec(name) for name in ("tonic.datasets.os", "tonic.datasets.dvsgesture.os.system", "tonic.io.read_aedat4")),
+    *(spec(name) for name in ("tonic.datasets..os.system", "tonic.datasets.__loader__.load_module", "foreign")),
+    *(spec(name) for name in (f"{GESTURES}.__init__", f"{GESTURES}.download", "tonic.dataset.Dataset")),
+    *(argument(GESTURES, "transform")(value) for value in ("foreign.fn", spec("foreign.Cb"), "os.system")),
+    *(argument(GESTURES, key)("foreign.fn") for key in ("target_transform", "transforms", "__class__", "url")),
+    {**spec(GESTURES), "init_args": {"transform": {**spec("foreign.Cb"), "init_args": {"a": 1}}}},
+    {**spec(GESTURES), "dict_kwargs": {"transform": spec("foreign.Cb")}},
+    *("foreign.Cb", spec(spec("foreign.Cb")), [spec("foreign.Cb")]),
+]  # fmt: skip
+
+
+def of_tonic(dataset):
+    grid = {"num_steps": 2, "step_ms": 1, "pixels_per_input": 64}
+    return spec("ss_lightning.data.TonicData") | {
+        "init_args": {"dataset": dataset, "root": ".", "cache_dir": "cache", "prepare_processes": 1, **grid}
+    }
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("gestures")
+def test_a_data_set_of_tonic_runs_nothing_else(monkeypatch):
+    started_downloads = []
+    monkeypatch.setattr("tonic.dataset.Dataset.download", lambda dataset: started_downloads.append(dataset))
+    faults = [(dataset, run(in_a_file, ("data", of_tonic), dataset, monkeypatch)) for dataset in DATASETS]
+    assert [fault for fault in faults if fault[1]] == []
+    # The control: the same config trains with the data set alone.
+    assert run(in_a_file, ("data", of_tonic), spec(GESTURES), monkeypatch) == "[] exit code 0"
+    assert not started_downloads
 
 
 ALIASES = "a: &a0 [x,x,x,x,x,x,x,x,x,x]\n" + "".join(
