@@ -144,10 +144,20 @@ class TestRows:
         assert old["test accuracy, %"] == "not tested"
         for name in ("command", "parameters", "seconds", "machine", "commit"):
             assert old[name] == "not recorded"
-        for name in ("weights", "worst, %", "hidden spikes", "dead", "synaptic operations"):
+        for name in ("weights", "worst, %", "hidden spikes", "dead", "synaptic operations", "energy, nJ"):
             assert old[name] == ""
         assert partly["runs"] == "seed 0; 1 more not tested"
         assert partly["test accuracy, %"] == "75.00"
+
+    def test_a_test_of_an_earlier_version_has_no_energy(self):
+        make_run(0, 0.5)
+        path = Path("runs/yinyang/test_0/summary.json")
+        summary = json.loads(path.read_text())
+        summary["metrics"] = {name: value for name, value in summary["metrics"].items() if "energy" not in name}
+        path.write_text(json.dumps(summary))
+        assert results("runs") == 0
+        (row,) = table()
+        assert row["energy, nJ"] == "not recorded"
 
     def test_what_did_not_end_is_left_out(self, capsys):
         make_run(0, 0.9, state="failed", error="ValueError: no")

@@ -186,13 +186,13 @@ class TestConvShapes:
         net = self.net(sizes)
         net.convolutions[0].weight.data[1] = 0
         image = torch.ones(1, *net.input_shape, dtype=torch.float64)
-        used = sum(layer.weight.numel() for layer in net.synapses)
+        used = windows = sum(layer.weight.numel() for layer in net.synapses)
         for convolution, pool in zip(net.convolutions, net.pools, strict=True):
             met = F.conv2d(image, torch.ones_like(convolution.weight), padding=net.padding)
-            used, image = used + met.sum().item(), pool(torch.ones_like(met))
+            used, windows = used + met.sum().item(), windows + met[0, 0].numel() * convolution.weight.numel()
+            image = pool(torch.ones_like(met))
         assert net.weight_uses == used
-        net.padding += 1
-        assert net.weight_uses != used
+        assert (used < windows) == (net.padding > 0), "the control: zeros around the image are no inputs"
 
     def test_units_at_the_padded_border_have_fewer_synapses(self):
         count = self.net(CONV_SHAPES[0]).fan_out()[0].view(2, 11, 8)[0]
