@@ -1,6 +1,7 @@
 """Spike statistics as torchmetrics: sums that add up over batches and over processes.
 
-Definitions follow NeuroBench where it has them: a synaptic operation is a spike that meets a non-zero weight.
+Definitions follow NeuroBench where it has them: a synaptic operation is a spike that meets a non-zero weight. Energies
+are those of :mod:`ss_lightning.energy`.
 """
 
 from __future__ import annotations
@@ -13,6 +14,14 @@ from torchmetrics import Metric
 from torchmetrics.aggregation import MeanMetric
 from torchmetrics.classification import MulticlassAccuracy
 
+from ss_lightning.energy import (
+    Arithmetic,
+    dense_arithmetic,
+    dense_loop_arithmetic,
+    neuron_updates,
+    spiking_arithmetic,
+    split_input,
+)
 from ss_lightning.events import EventBatch
 from ss_lightning.networks import NetworkOutput, Spikes
 
@@ -83,6 +92,40 @@ class SynopsPerSample(_PerSample):
     def update(self, spike_count: Tensor, fan_out: Tensor) -> None:
         """Add spike counts ``[B, N]`` of units with ``fan_out`` ``[N]`` non-zero outgoing weights."""
         self._add_spikes(spike_count, fan_out)
+
+
+class NeuronUpdatesPerSample(_PerSample):
+    """Mean number of updates of a membrane per sample, see :func:`ss_lightning.energy.neuron_updates`."""
+
+    def update(self, updates: Tensor) -> None:
+        """Add the updates ``[B, N]`` of each neuron."""
+        self._add_spikes(updates)
+
+
+class EnergyPerSample(Metric):
+    """Mean energy of the arithmetic per sample in nanojoules; operations add up as whole numbers."""
+
+    full_state_update = False
+    accumulates: Tensor
+    multiply_accumulates: Tensor
+    count: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        for name in ("accumulates", "multiply_accumulates", "count"):
+            self.add_state(name, torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
+
+    def update(self, arithmetic: Arithmetic, num_samples: int) -> None:
+        """Add the arithmetic of ``num_samples`` samples together, whole numbers."""
+        self.accumulates += arithmetic.accumulates
+        self.multiply_accumulates += arithmetic.multiply_accumulates
+        self.count += num_samples
+
+    def compute(self) -> Tensor:
+        """The mean, NaN if nothing was counted."""
+        rest = torch.zeros((), device=self.count.device)
+        totals = (self.accumulates, self.multiply_accumulates)
+        return torch.as_tensor(Arithmetic(*(mean_of_total(total, rest, self.count) for total in totals)).energy_nj())
 
 
 class FirstSpikeTime(_PerSample):
@@ -174,22 +217,32 @@ def input_spike_count(spikes: Spikes) -> Tensor:
 
 
 class EvaluationMetrics(nn.Module):
-    """Everything that is logged of an evaluation: loss, accuracy and what the spikes did.
+    """Everything that is logged of an evaluation: loss, accuracy, what the spikes did and what they cost.
 
     Args:
         num_classes: ``C``.
         layer_sizes: neurons of each hidden layer.
         step_ms: length of a step in milliseconds.
+        weight_uses: see :attr:`ss_lightning.networks.SpikingNetwork.weight_uses`.
+        fires_once: whether every hidden neuron fires at most once.
     """
 
-    def __init__(self, num_classes: int, layer_sizes: list[int], step_ms: float) -> None:
+    def __init__(
+        self, num_classes: int, layer_sizes: list[int], step_ms: float, weight_uses: int, fires_once: bool
+    ) -> None:
         super().__init__()
+        self._weight_uses = weight_uses
+        self._fires_once = fires_once
         self.loss = MeanMetric()
         self.accuracy = MulticlassAccuracy(num_classes, average="micro")
         # Not logged, for it is no number, and not counted where nobody could look at it.
         self.confusion = ConfusionMatrix(num_classes) if num_classes <= _MOST_CLASSES_SHOWN else None
         self.input_spikes_per_sample = SpikesPerSample()
         self.synops_per_sample = SynopsPerSample()
+        self.neuron_updates_per_sample = NeuronUpdatesPerSample()
+        self.energy_nj = EnergyPerSample()
+        self.energy_dense_nj = EnergyPerSample()
+        self.energy_dense_loop_nj = EnergyPerSample()
         self.spikes_per_sample = SpikesPerSample()
         self.dead_fraction = DeadFraction(sum(layer_sizes))
         self.first_spike_time = FirstSpikeTime(step_ms)
@@ -235,6 +288,17 @@ class EvaluationMetrics(nn.Module):
         counts = torch.cat(layers, 1)
         times = torch.cat([layer.first_spike_time for layer in output.activity], 1)
         self.synops_per_sample.update(torch.cat([input_count, counts], 1), torch.cat(fan_out))
+        num_steps, num_samples, num_classes = output.readout.shape
+        hidden = neuron_updates(times, num_steps, self._fires_once)
+        # The readout goes on to the last step.
+        updates = torch.cat([hidden, hidden.new_full((num_samples, num_classes), num_steps)], 1)
+        self.neuron_updates_per_sample.update(updates)
+        events, values = (input_count, None) if isinstance(spikes, EventBatch) else split_input(spikes)
+        spiking = spiking_arithmetic(events, values, counts, torch.cat(fan_out), updates)
+        self.energy_nj.update(spiking, num_samples)
+        size = (self._weight_uses, num_samples)
+        self.energy_dense_nj.update(dense_arithmetic(*size), num_samples)
+        self.energy_dense_loop_nj.update(dense_loop_arithmetic(*size, updates.shape[1], num_steps), num_samples)
         _update_activity(self._modules, counts, times)
         for metrics, count, layer in zip(self.layers, layers, output.activity, strict=True):
             _update_activity(metrics, count, layer.first_spike_time)

@@ -110,8 +110,8 @@ class SpikingClassifier(L.LightningModule):
         self._told_dead: set[int] = set()
         num_classes, sizes = int(network.num_classes), network.layer_sizes
         self.train_accuracy = MulticlassAccuracy(num_classes, average="micro")
-        self.val_metrics = EvaluationMetrics(num_classes, sizes, network.step_ms)
-        self.test_metrics = EvaluationMetrics(num_classes, sizes, network.step_ms)
+        facts = (num_classes, sizes, network.step_ms, network.weight_uses, network.fires_once)
+        self.val_metrics, self.test_metrics = EvaluationMetrics(*facts), EvaluationMetrics(*facts)
 
     def forward(self, spikes: Spikes) -> NetworkOutput:
         """Readout over time and activity of the hidden layers for a batch of input spikes."""

@@ -94,7 +94,7 @@ def test_graded_input_counts_as_its_sum():
 
 
 def test_no_state_is_float64():
-    metrics = EvaluationMetrics(3, [4, 5], 1.0)
+    metrics = EvaluationMetrics(3, [4, 5], 1.0, weight_uses=9, fires_once=True)
     dtypes = {
         value.dtype for metric in metrics.modules() if isinstance(metric, Metric) for value in metric._defaults.values()
     }
@@ -113,7 +113,7 @@ def test_evaluation_metrics_names_and_values(as_events):
     spikes = (torch.rand(20, 6, 4) < 0.4).to(torch.uint8)
     batch = EventBatch.from_dense(spikes) if as_events else spikes
     net = MLP(input_shape=(4,), num_classes=3, step_ms=2.0, hidden=[8, 5], input_gain=3)
-    metrics = EvaluationMetrics(3, net.layer_sizes, net.step_ms)
+    metrics = EvaluationMetrics(3, net.layer_sizes, net.step_ms, net.weight_uses, net.fires_once)
     out = net(batch)
     scores = out.readout.sum(0)
     metrics.update(batch, out, net.fan_out(), torch.tensor(2.0), scores, scores.argmax(1))
@@ -123,7 +123,8 @@ def test_evaluation_metrics_names_and_values(as_events):
     ]
     assert set(values) == {
         "loss", "accuracy", "spikes_per_sample", "input_spikes_per_sample", "dead_fraction", "first_spike_time",
-        "synops_per_sample", *layers,
+        "synops_per_sample", "neuron_updates_per_sample", "energy_nj", "energy_dense_nj", "energy_dense_loop_nj",
+        *layers,
     }  # fmt: skip
     hidden = [layer.spike_count.sum().item() for layer in out.activity]
     inputs = int(spikes.sum())
@@ -134,6 +135,14 @@ def test_evaluation_metrics_names_and_values(as_events):
     assert values["input_spikes_per_sample"] == pytest.approx(inputs / 6)
     assert values["synops_per_sample"] == pytest.approx((inputs * 8 + hidden[0] * 5 + hidden[1] * 3) / 6)
     assert 0 <= values["first_spike_time"] < 40
+    synops, updates = values["synops_per_sample"], values["neuron_updates_per_sample"]
+    assert updates == pytest.approx(
+        sum((times + 1).clamp(max=20).sum().item() for _, times in out.activity) / 6 + 3 * 20
+    )
+    assert values["energy_nj"] == pytest.approx((0.9 * (synops + updates) + 4.6 * updates) / 1000)
+    weights = 4 * 8 + 8 * 5 + 5 * 3
+    assert values["energy_dense_nj"] == pytest.approx(4.6 * weights / 1000)
+    assert values["energy_dense_loop_nj"] == pytest.approx(20 * (4.6 * (weights + 16) + 0.9 * 16) / 1000)
 
 
 def test_input_spike_count_of_events_and_dense_input():

@@ -23,6 +23,7 @@ ONLY_IN = {
     "optuna": {"cli"},
     "triton": {"functional"},
     "numba": {"jit", "functional"},
+    "jax": {"benchmark"},
 }
 SLOW = ("tonic", "wandb", "optuna", "nir")
 

@@ -95,7 +95,7 @@ API = {
     "losses": (
         "Losses, metrics and calibration",
         "What a training minimises and what an evaluation reports.",
-        {"ss_lightning.losses": "*", "ss_lightning.metrics": "*", "ss_lightning.calibration": "*"},
+        {f"ss_lightning.{name}": "*" for name in ("losses", "metrics", "energy", "calibration")},
     ),
     "plots": ("Pictures", "Pictures of spikes and membranes from arrays.", {"ss_lightning.plots": "*"}),
     "export": ("Export", "Trained networks for other tools.", {"ss_lightning.export": "*"}),

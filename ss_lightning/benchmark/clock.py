@@ -18,7 +18,13 @@ class Clock:
 
     Args:
         device: where the jobs run.
+
+    Attributes:
+        processor_seconds: seconds that the processor worked for this process in one run of the latest measurement, of
+            all threads together; NaN on a GPU. Another job on the machine makes a run longer, but hardly this.
     """
+
+    processor_seconds = float("nan")
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
@@ -26,9 +32,10 @@ class Clock:
     def seconds(self, job: Job, repeats: int = 1) -> float:
         """Seconds that one of ``repeats`` runs of a job takes, one started right after the other."""
         gc.collect()
-        start = time.perf_counter()
+        start, processor_start = time.perf_counter(), time.process_time()
         for _ in range(repeats):
             job()
+        self.processor_seconds = (time.process_time() - processor_start) / repeats
         return (time.perf_counter() - start) / repeats
 
     def free_bytes(self) -> int:

@@ -23,7 +23,7 @@ from ss_lightning.parsing import parse_arguments
 from ss_lightning.runs.machine import machine
 
 COLUMNS = ["suite", "cell", "batch", "steps", "sizes", "density", "contender", "status", "rounds"]
-COLUMNS += ["median_ms", "min_ms", "max_ms", "peak_mib", "device"]
+COLUMNS += ["median_ms", "min_ms", "max_ms", "processor_ms", "setup_s", "peak_mib", "device"]
 
 
 def benchmark(
@@ -35,6 +35,7 @@ def benchmark(
     full: bool = False,
     memory: bool = False,
     only: str = "",
+    only_cells: str = "",
     out: Path = Path("runs/benchmark"),
 ) -> None:
     """Time ss_lightning and its peers side by side in one process, taking turns, on the same pre-binned batches.
@@ -52,14 +53,13 @@ def benchmark(
         full: the whole grid of the paper (hours) instead of a part of it (minutes).
         memory: on the processor also measure the peak memory of each contender, in a process of its own.
         only: contenders whose names contain one of these words, separated by commas; the baseline always takes part.
+        only_cells: cells whose names contain one of these words, separated by commas; all of the suite by default.
         out: folder for the CSV and the figures.
     """
     if threads < 1 or rounds < 1:
         raise UsageError(f"--threads and --rounds must be 1 or more, got {threads} and {rounds}")
     clock = make_clock(device)
-    rivals = [
-        c for i, c in enumerate(contenders(device)) if i == 0 or any(word.strip() in c.name for word in only.split(","))
-    ]
+    rivals = [c for i, c in enumerate(contenders(device)) if i == 0 or _has_word(c.name, only)]
     torch.set_num_threads(threads)
     out.mkdir(parents=True, exist_ok=True)
     where = "cuda" if device == "cuda" else f"{threads}_threads"
@@ -68,7 +68,14 @@ def benchmark(
     versions = f"{card}{machine()}, torch {torch.__version__}; {threads} thread{'s' * (threads > 1)}"
     print(f"{versions}, median of {rounds} rounds", flush=True)
     suites = SUITES if suite == "all" else (suite,)
-    jobs = [(cell, taking_part(name, rivals)) for name in suites for cell in cells(name, full)]
+    jobs = [
+        (cell, taking_part(name, rivals))
+        for name in suites
+        for cell in cells(name, full)
+        if _has_word(cell.name, only_cells)
+    ]
+    if not jobs:
+        raise UsageError(f"--only_cells {only_cells}: no cell of {', '.join(suites)} has such a name")
     rows: list[tuple[Cell, Timing, float]] = []
     timings: list[Timing] = []
     try:
@@ -100,6 +107,10 @@ def benchmark(
         draw_speedups([row for row in rows if row[0].suite == name], figure)
         print(f"figure  {display_path(figure)}")
     print(f"table   {display_path(table)}")
+
+
+def _has_word(name: str, words: str) -> bool:
+    return any(word.strip() in name for word in words.split(","))
 
 
 @contextmanager
@@ -151,6 +162,11 @@ def print_cell(cell: Cell, timings: Sequence[Timing], peaks: Sequence[float]) ->
         line += f"  {base / timing.median:8.2f}x"
         for seconds in graph:
             line += f"  {seconds / timing.median:8.2f}x its graph"
+        if not math.isnan(timing.processor_median):
+            processor = timings[0].processor_median / timing.processor_median
+            line += f"  processor {timing.processor_median * 1e3:10.3f} ms  {processor:8.2f}x"
+        if timing.setup_seconds > 1:
+            line += f"  set up in {timing.setup_seconds:.0f} s"
         if not math.isnan(peak):
             line += f"  {peak:8.1f} MiB  1/{base_peak / max(peak, 0.1):.1f}"
         print(line, flush=True)
@@ -166,7 +182,8 @@ def write_csv(path: Path, rows: Sequence[tuple[Cell, Timing, float]], device: st
             sizes = "-".join(map(str, cell.sizes))
             density = "once" if cell.once else f"{cell.density:g}"
             job = [cell.suite, cell.name, cell.batch, cell.steps, sizes, density]
-            numbers = [f"{x:.4g}" for x in (*(1e3 * s for s in spread), peak)]
+            times = (*(1e3 * s for s in spread), 1e3 * timing.processor_median, timing.setup_seconds)
+            numbers = [f"{x:.4g}" for x in (*times, peak)]
             writer.writerow([*job, timing.contender, timing.status, len(timing.seconds), *numbers, device])
 
 

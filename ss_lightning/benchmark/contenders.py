@@ -22,6 +22,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ss_lightning.benchmark.cells import CONV_CHANNELS, CONV_KERNEL, CONV_POOL, Cell
+from ss_lightning.benchmark.clock import Job
+from ss_lightning.benchmark.peers import (
+    BtorchLif,
+    eventax_job,
+    exact_snn_job,
+    jaxpike_job,
+    jaxsnn_job,
+    spyx_job,
+)
 from ss_lightning.events import EventBatch
 from ss_lightning.functional import leaky_scan, single_spike
 from ss_lightning.functional.network import NetworkSpikes, ReadoutLayer, SpikingLayer, event_network
@@ -43,6 +52,8 @@ class Contender:
         network: ``(sizes, num_steps) -> module`` from input to class scores, sizes input first; None if it has none.
         neuron: ``(num_neurons, num_steps) -> function`` from current ``[T, B, N]`` to spikes; None if it has none.
         conv: ``cell -> module``, the paper's convolutional network from input to class scores; None if it has none.
+        step: ``(cell, spikes, labels) -> job``, a whole training step for what is no torch module from input to scores;
+            None for all others.
         takes: ``events`` or ``dense``, the form of the batch.
         package: what must be installed, None for what needs torch alone.
         graph: run the job as a CUDA graph, which only a GPU can.
@@ -53,6 +64,7 @@ class Contender:
     network: Callable[[Sequence[int], int], nn.Module] | None = None
     neuron: Callable[[int, int], Callable[[Tensor], Tensor]] | None = None
     conv: Callable[[Cell], nn.Module] | None = None
+    step: Callable[[Cell, Tensor, Tensor], Job] | None = None
     takes: str = "dense"
     package: str | None = "snntorch"
     graph: bool = False
@@ -95,6 +107,15 @@ def contenders(device: str = "cpu") -> list[Contender]:
             "Norse LIF", lambda s, t: SequenceNetwork(s, _norse_lif), lambda n, t: _norse_lif(n), package="norse"
         ),
     ]
+    if device == "cpu":
+        everyone += [
+            Contender("btorch LIF, compiled", lambda s, t: SequenceNetwork(s, BtorchLif), package="btorch"),
+            Contender("jaxpike LIF", step=jaxpike_job, package="jaxpike"),
+            Contender("spyx LIF", step=spyx_job, package="spyx"),
+            Contender("jaxsnn LIF, discrete", step=jaxsnn_job, package="jaxsnn"),
+            Contender("exact-snn-nn, first spikes", step=exact_snn_job, package="exact_snn"),
+            Contender("eventax LIF, first spikes", step=eventax_job, package="eventax"),
+        ]
     for backend in ("triton", "torch") if device == "cuda" else ("numba", "torch"):
         for estimator in ("ramp", "survival", "masked"):
             everyone.append(

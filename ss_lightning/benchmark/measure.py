@@ -8,6 +8,7 @@ import os
 import statistics
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -30,18 +31,28 @@ class Timing:
         contender: its name.
         status: ``measured``, or why there is no time.
         seconds: of each round.
+        processor_seconds: seconds that the processor worked in each round; NaN on a GPU.
+        setup_seconds: what it took before the first run that is measured: to build the network, and to compile it
+            where that is apart from running it.
         peak_mib: most memory that its tensors held on a GPU in MiB; NaN on the processor.
     """
 
     contender: str
     status: str = "measured"
     seconds: list[float] = field(default_factory=list)
+    processor_seconds: list[float] = field(default_factory=list)
+    setup_seconds: float = float("nan")
     peak_mib: float = float("nan")
 
     @property
     def median(self) -> float:
         """Median of the rounds in seconds, NaN if none was run."""
         return statistics.median(self.seconds) if self.seconds else float("nan")
+
+    @property
+    def processor_median(self) -> float:
+        """The same of the seconds of the processor."""
+        return statistics.median(self.processor_seconds) if self.processor_seconds else float("nan")
 
 
 class Batch:
@@ -89,6 +100,8 @@ def has_job(contender: Contender, cell: Cell) -> bool:
     """Whether a contender has what a cell asks for."""
     if cell.suite == "neuron":
         return contender.neuron is not None
+    if contender.step is not None:
+        return cell.suite in ("step", "layer")
     return (contender.conv if cell.image else contender.network) is not None
 
 
@@ -109,6 +122,8 @@ def _neuron_job(contender: Contender, cell: Cell, device: torch.device) -> Job:
 
 
 def _network_job(contender: Contender, cell: Cell, device: torch.device, batch: Batch) -> Job:
+    if contender.step is not None:
+        return contender.step(cell, batch.dense, batch.labels)
     if cell.image:
         assert contender.conv is not None
         network = contender.conv(cell).to(device)
@@ -192,14 +207,16 @@ def time_cell(
             if batch is not None and rival.takes == "dense":
                 _ = batch.dense  # shared by all, so in no one's memory
             peak = clock.watch_memory()
+            begun = time.perf_counter()
             job = make_job(rival, cell, clock.device, batch)
+            timing.setup_seconds = time.perf_counter() - begun
             warm_up = clock.seconds(job)
             warm_up = warm_up if warm_up > cap_seconds / 5 else clock.seconds(job)
             timing.peak_mib = peak()
         except torch.OutOfMemoryError:
             timing.status = "memory cap"
             continue
-        except (RuntimeError, ValueError) as error:
+        except Exception as error:  # a peer of another version may fail in any way, and the others go on
             timing.status = f"failed ({(str(error).strip().splitlines() or [type(error).__name__])[0]})"
             continue
         if warm_up > cap_seconds:
@@ -212,6 +229,7 @@ def time_cell(
             if number < limit:
                 note(f"{timing.contender}, round {number + 1} of {limit}")
                 timing.seconds.append(clock.seconds(job, repeats))
+                timing.processor_seconds.append(clock.processor_seconds)
                 timing.status = "measured"
     return timings
 

@@ -97,6 +97,8 @@ _COLUMNS: dict[str, Callable[[Run], str]] = {
     "hidden spikes / sample": _number("val/spikes_per_sample", ".1f"),
     "dead neurons": _number("val/dead_fraction", ".1%"),
     "synaptic ops / sample": _number("val/synops_per_sample", ",.0f"),
+    "energy, nJ / sample": _number("val/energy_nj", ",.1f"),
+    "dense network, nJ / sample": _number("val/energy_dense_nj", ",.1f"),
     "parameters": _fact("parameters", ",d"),
     "samples / s": _number("train/samples_per_second", ",.0f"),
     "seconds": lambda run: f"{run.summary['seconds']:,.0f}" if "seconds" in run.summary else "",

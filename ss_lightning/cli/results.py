@@ -31,7 +31,10 @@ from ss_lightning.runs.statistics import GroupStatistics, over_groups
 _SEED, _LEFT_OUT = "seed_everything", "data.init_args.test_speakers"
 _ROOT = "data.init_args.root"
 _NEURON, _ESTIMATOR = "model.init_args.neuron", "model.init_args.estimator"
-_METRICS = ("accuracy", "spikes_per_sample", "dead_fraction", "synops_per_sample")
+_METRICS = (
+    *("accuracy", "spikes_per_sample", "dead_fraction", "synops_per_sample"),
+    *("energy_nj", "energy_dense_nj", "energy_dense_loop_nj"),
+)
 _MISSING = "not recorded"
 
 
@@ -345,6 +348,7 @@ def row_cells(row: Row) -> dict[str, str]:
         "hidden spikes": _mean(row, "spikes_per_sample", ".1f"),
         "dead": _mean(row, "dead_fraction", ".1%"),
         "synaptic operations": _mean(row, "synops_per_sample", ",.0f"),
+        "energy, nJ": _energies(row),
         "parameters": _MISSING if first.parameters is None else f"{first.parameters:,}",
         "seconds": _seconds(results),
         "machine": _joined_values(result.machine for result in results),
@@ -363,6 +367,11 @@ def _mean(row: Row, metric: str, text: str) -> str:
     if not row.over("accuracy").means:
         return ""
     return format(row.over(metric).mean, text) if row.over(metric).means else _MISSING
+
+
+def _energies(row: Row) -> str:
+    spiking, dense, loop = (_mean(row, f"energy{kind}_nj", ",.1f") for kind in ("", "_dense", "_dense_loop"))
+    return spiking if spiking in ("", _MISSING) else f"{spiking} (dense network {dense}, dense loop {loop})"
 
 
 def _seconds(results: Sequence[Result]) -> str:
@@ -457,6 +466,9 @@ How to read and repeat them:
 - `worst` is the lowest accuracy of a seed or fold.
 - `dead` is the share of hidden neurons that fire for no test sample.
 - Synaptic operations are spikes that meet a non-zero weight, those of the input included, per test sample.
+- Energies are estimates of the arithmetic alone, per test sample, at 45 nm; reading memory is left out. A dense network
+  of the same layers sees a sample once. A dense loop multiplies all weights in every step. docs/explanation/energy.md
+  has the formula.
 - A commit with `-dirty` had changes beside it that were not committed: such a row may not repeat to the digit.
 
 {entries}"""

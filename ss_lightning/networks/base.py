@@ -246,6 +246,20 @@ class SpikingNetwork(nn.Module):
         raise NotImplementedError
 
     @property
+    def fires_once(self) -> bool:
+        """Whether every hidden neuron fires at most once in a sample."""
+        return self.neuron != "multi"
+
+    @property
+    def weight_uses(self) -> int:
+        """How often weights are used in one step whose inputs and neurons are all active: the size of a dense network.
+
+        Here every weight counts once. A network that uses a weight in several places has its own count.
+        """
+        weights = [getattr(module, "weight", None) for module in self.modules()]
+        return sum(weight.numel() for weight in weights if isinstance(weight, Tensor) and weight.dim() > 1)
+
+    @property
     def fusion_obstacle(self) -> str | None:
         """Why events cannot pass through this network in one fused kernel, as a sentence; None if they can."""
         return f"{type(self).__name__} has no fused kernel."

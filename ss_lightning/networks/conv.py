@@ -152,6 +152,17 @@ class ConvNet(SpikingNetwork):
         return [*self.convolutions, *self.synapses[:-1]]
 
     @property
+    def weight_uses(self) -> int:
+        """See :attr:`SpikingNetwork.weight_uses`. The zeros around what a convolution sees are no inputs."""
+        total = sum(layer.weight.numel() for layer in self._linear)
+        shape = self.input_shape
+        for depth, convolution in enumerate(cast(list[nn.Conv2d], list(self.convolutions))):
+            met = [_places_met(length, convolution.kernel_size[0], self.padding) for length in shape[1:]]
+            total += convolution.in_channels * convolution.out_channels * math.prod(met)
+            shape = tuple(length // self.pool_sizes[depth] for length in self._conv_shapes[depth])
+        return total
+
+    @property
     def _linear(self) -> list[nn.Linear]:
         return cast(list[nn.Linear], list(self.synapses))
 
@@ -177,6 +188,12 @@ class ConvNet(SpikingNetwork):
         size, shape = self.pool_sizes[depth], self._conv_shapes[depth]
         count = count.repeat_interleave(size, 1).repeat_interleave(size, 2)
         return F.pad(count, (0, shape[2] - count.shape[2], 0, shape[1] - count.shape[1]))
+
+
+def _places_met(length: int, kernel: int, padding: int) -> int:
+    """Pairs of a window and a place in it, along one axis, that lie on the image and not on the zeros around it."""
+    windows = range(-padding, length + padding - kernel + 1)
+    return sum(max(0, min(start + kernel, length) - max(start, 0)) for start in windows)
 
 
 def channels_last(images: Tensor) -> Tensor:

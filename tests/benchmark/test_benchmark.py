@@ -3,6 +3,8 @@
 import csv
 import gc
 import io
+import math
+import time
 import weakref
 from dataclasses import replace
 from unittest.mock import MagicMock
@@ -26,6 +28,7 @@ from ss_lightning.benchmark.contenders import (
     contenders,
     taking_part,
 )
+from ss_lightning.benchmark.peers import eventax_job, exact_snn_job, spike_times
 from ss_lightning.cli.commands import main
 
 pytestmark = pytest.mark.slow
@@ -44,12 +47,64 @@ def test_every_contender_does_the_whole_job(contender):
         scores.square().sum().backward()
         shapes = {tuple(p.shape) for p in network.parameters() if p.grad is not None and p.grad.abs().sum() > 0}
         assert (6, 40) in shapes, "the gradient reaches the first layer"
+    if contender.step is not None:
+        cell = replace(SMALL, once=True)
+        events, labels = make_batch(cell)
+        contender.step(cell, events.to_dense(), labels)()
     if contender.neuron is not None:
         current = torch.randn(12, 4, 6, requires_grad=True)
         spikes = contender.neuron(6, 12)(current)
         assert spikes.shape == current.shape
         spikes.sum().backward()
         assert current.grad.abs().sum() > 0
+
+
+def test_a_step_of_its_own_is_built_once_and_timed_apart():
+    """As peers without torch have: their job compiles where it is built."""
+    seen = []
+
+    def build(cell, spikes, labels):
+        time.sleep(0.05)
+        seen.append((tuple(spikes.shape), tuple(labels.shape)))
+        return lambda: seen.append("run")
+
+    (timing,) = measure.time_cell(SMALL, [Contender("peer", step=build)], rounds=3, cap_seconds=60)
+    assert seen[0] == ((12, 4, 40), (4,))
+    assert set(seen[1:]) == {"run"}
+    assert (timing.status, len(timing.seconds)) == ("measured", 3)
+    assert timing.setup_seconds >= 0.05 > timing.median
+    assert 0 <= timing.processor_median < 0.05
+    for suite in ("infer", "conv", "neuron"):
+        assert not measure.has_job(Contender("peer", step=build), replace(SMALL, suite=suite))
+
+
+def test_a_peer_that_fails_in_any_way_is_a_row_with_the_reason():
+    def build(cell, spikes, labels):
+        raise TypeError("unroll() got an unexpected keyword argument\nand more")
+
+    failed, other = measure.time_cell(
+        SMALL, [Contender("peer", step=build), Contender("other", step=lambda *batch: int)], rounds=1, cap_seconds=60
+    )
+    assert failed.status == "failed (unroll() got an unexpected keyword argument)"
+    assert other.status == "measured"
+
+
+def test_peers_that_cannot_do_a_cell_say_why():
+    """Neither needs its package for that."""
+    events, labels = make_batch(SMALL)
+    with pytest.raises(ValueError, match="one spike time for each input"):
+        exact_snn_job(SMALL, events.to_dense(), labels)
+    events, labels = make_batch(replace(FASHION, batch=64))
+    with pytest.raises(ValueError, match="a step would take minutes: 2804 events"):
+        eventax_job(replace(FASHION, batch=64), events.to_dense(), labels)
+
+
+def test_spike_times_of_dense_spikes():
+    spikes = torch.zeros(5, 2, 3)
+    spikes[[1, 4], 0, 2] = 1
+    spikes[3, 1, 0] = 1
+    none = [math.inf, math.inf]
+    assert spike_times(spikes).tolist() == [[none, none, [1.5, 4.5]], [[3.5, math.inf], none, none]]
 
 
 def test_the_papers_block_has_the_spikes_and_gradients_of_our_ramp():
@@ -124,6 +179,8 @@ def test_command_line(tmp_path, monkeypatch, capsys):
 
 def test_wrong_arguments(capsys):
     assert main(["benchmark", "--suit=stp"]) == 2
+    assert main(["benchmark", "--only_cells=shd"]) == 2
+    assert "--only_cells shd: no cell of step has such a name" in capsys.readouterr().err
     assert main(["benchmark", "--rounds=0"]) == 2
     assert "--rounds must be 1 or more" in capsys.readouterr().err
 

@@ -32,11 +32,12 @@ def make_run(name="version_0", epochs=3, planned=3, hidden=(12,), accuracy=0.5, 
     (run / "pictures/epoch_0003/readout.png").write_bytes(PNG)
     config = {"trainer": {"max_epochs": planned}, "model": {"init_args": {"hidden": list(hidden)}}}
     (run / "config.yaml").write_text(yaml.safe_dump(config))
-    rows = ["epoch,step,train/loss,val/accuracy,val/spikes_per_sample,val/dead_fraction"]
+    names = "val/accuracy,val/spikes_per_sample,val/dead_fraction,val/energy_nj,val/energy_dense_nj"
+    rows = [f"epoch,step,train/loss,{names}"]
     for epoch in range(epochs):
         rows += [
-            f"{epoch},{epoch * 8 + 7},,{accuracy + epoch / 10},{20 + epoch},0.25",
-            f"{epoch},{epoch * 8 + 7},1.5,,,",
+            f"{epoch},{epoch * 8 + 7},,{accuracy + epoch / 10},{20 + epoch},0.25,1234.56,9876.5",
+            f"{epoch},{epoch * 8 + 7},1.5,,,,,",
         ]
     (run / "metrics.csv").write_text("\n".join(rows) + "\n")
     content = {"state": "finished", "command": "fit", "seconds": 4.2, "facts": {"parameters": 1234}, **summary}
@@ -92,7 +93,7 @@ class TestPage:
         text = (run / "report.html").read_text()
         page = Page(text)
         assert page.open == []
-        assert {"0.7000", "22.0", "25.0%", "1,234", "0.8125", "finished"} <= set(page.words)
+        assert {"0.7000", "22.0", "25.0%", "1,234.6", "9,876.5", "1,234", "0.8125", "finished"} <= set(page.words)
 
     def test_needs_nothing_from_outside(self):
         run = make_run()

@@ -57,7 +57,10 @@ def make_test(run, number, accuracy, config, checkpoint="best"):
     test = run.parent / f"test_{number}"
     test.mkdir()
     (test / "config.yaml").write_text(yaml.safe_dump(config))
-    names = {"accuracy": accuracy, "spikes_per_sample": 100 * accuracy, "dead_fraction": 0.25, "synops_per_sample": 1e4}
+    names = {
+        "accuracy": accuracy, "spikes_per_sample": 100 * accuracy, "dead_fraction": 0.25, "synops_per_sample": 1e4,
+        "energy_nj": 2e3 * accuracy, "energy_dense_nj": 3456.0, "energy_dense_loop_nj": 1e5,
+    }  # fmt: skip
     content = {
         "state": "finished", "command": "test", "checkpoint": f"{run}/checkpoints/{checkpoint}.ckpt",
         "metrics": {f"test/{name}": value for name, value in names.items()},
@@ -99,6 +102,7 @@ class TestRows:
         assert (first["test accuracy, %"], first["worst, %"]) == ("97.00 ± 1.00", "96.00")
         assert (second["test accuracy, %"], second["runs"]) == ("50.00", "seed 0")
         assert (first["hidden spikes"], first["dead"], first["synaptic operations"]) == ("97.0", "25.0%", "10,000")
+        assert first["energy, nJ"] == "1,940.0 (dense network 3,456.0, dense loop 100,000.0)"
         assert (first["parameters"], first["seconds"], first["machine"]) == ("1,234", "11", "A|B, 2 cores, 1 thread")
         assert first["command"] == "`python -m ss_lightning fit --config c.yaml`"
         assert first["commit"] == "0123456-dirty"
@@ -140,10 +144,20 @@ class TestRows:
         assert old["test accuracy, %"] == "not tested"
         for name in ("command", "parameters", "seconds", "machine", "commit"):
             assert old[name] == "not recorded"
-        for name in ("weights", "worst, %", "hidden spikes", "dead", "synaptic operations"):
+        for name in ("weights", "worst, %", "hidden spikes", "dead", "synaptic operations", "energy, nJ"):
             assert old[name] == ""
         assert partly["runs"] == "seed 0; 1 more not tested"
         assert partly["test accuracy, %"] == "75.00"
+
+    def test_a_test_of_an_earlier_version_has_no_energy(self):
+        make_run(0, 0.5)
+        path = Path("runs/yinyang/test_0/summary.json")
+        summary = json.loads(path.read_text())
+        summary["metrics"] = {name: value for name, value in summary["metrics"].items() if "energy" not in name}
+        path.write_text(json.dumps(summary))
+        assert results("runs") == 0
+        (row,) = table()
+        assert row["energy, nJ"] == "not recorded"
 
     def test_what_did_not_end_is_left_out(self, capsys):
         make_run(0, 0.9, state="failed", error="ValueError: no")

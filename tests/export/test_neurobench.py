@@ -9,6 +9,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from ss_lightning import ConvClassifier, LeakyReadout, MLPClassifier, SingleSpikeLeaky
 from ss_lightning.data import YinYangData
+from ss_lightning.energy import split_input
 from ss_lightning.export import load_classifier
 from ss_lightning.metrics import SynopsPerSample, input_spike_count
 
@@ -85,12 +86,29 @@ def test_a_trained_checkpoint_gives_the_numbers_of_our_metrics(trained):
     )
     assert results["SynapticOperations"]["Effective_ACs"] == pytest.approx(logged["test/synops_per_sample"], rel=1e-6)
     assert results["SynapticOperations"]["Effective_MACs"] == 0
+    updates = logged["test/neuron_updates_per_sample"]
+    energy = (0.9 * (results["SynapticOperations"]["Effective_ACs"] + updates) + 4.6 * updates) / 1000
+    assert energy == pytest.approx(logged["test/energy_nj"], rel=1e-6)
+    assert 0 < updates < steps * (neurons + 3)
+    assert results["SynapticOperations"]["Dense"] * 4.6 / 1000 / steps == pytest.approx(logged["test/energy_dense_nj"])
     assert results["ClassificationAccuracy"] == pytest.approx(logged["test/accuracy"], abs=1e-6)
     assert 0.3 < logged["test/accuracy"] < 1
 
 
 def total(results):
     return sum(results["SynapticOperations"][key] for key in ("Effective_ACs", "Effective_MACs"))
+
+
+@pytest.mark.parametrize("padding", [0, 1])
+def test_a_dense_step_of_a_convolutional_network_uses_as_many_weights(padding):
+    torch.manual_seed(0)
+    options = {"channels": [4, 3], "kernel_size": 3, "padding": padding, "pool_size": [2, 1], "hidden": [12]}
+    model = ConvClassifier(input_shape=[1, 11, 9], num_classes=3, step_ms=1.0, **options).eval()
+    x = (torch.rand(5, 8, 1, 11, 9) < 0.3).float()
+    results = harness(model, x, torch.zeros(8, dtype=torch.long))
+    assert results["SynapticOperations"]["Dense"] == 5 * model.network.weight_uses
+    net = ConvClassifier(input_shape=[1, 11, 9], num_classes=3, step_ms=1.0, **{**options, "padding": 2}).network
+    assert results["SynapticOperations"]["Dense"] != 5 * net.weight_uses
 
 
 class TestWhereDefinitionsDiffer:
@@ -118,6 +136,16 @@ class TestWhereDefinitionsDiffer:
         theirs, ours = total(harness(model, twice, labels)), synops(model, twice)
         extra = once.sum().item() * 30 / 32  # each of the second spikes meets 30 synapses
         assert theirs == pytest.approx(ours - extra)
+
+    def test_a_constant_current_counts_in_every_step_there_and_once_here(self, labels):
+        torch.manual_seed(0)
+        model = MLPClassifier(input_shape=[20], num_classes=3, step_ms=1.0, hidden=[30], threshold=100.0)
+        x = (torch.rand(1, 32, 20) * (torch.rand(1, 32, 20) < 0.5)).expand(25, -1, -1)
+        found = harness(model, x, labels)["SynapticOperations"]
+        events, values = split_input(x)
+        assert not events.any()
+        assert found["Effective_MACs"] == pytest.approx(25 * values.sum().item() * 30 / 32)
+        assert found["Effective_ACs"] == 0
 
     @pytest.mark.parametrize("pool", ["max", "avg"])
     @pytest.mark.parametrize("padding", [0, 1])

@@ -223,6 +223,6 @@ def test_a_batch_without_samples_or_events_changes_nothing(network, options, as_
         assert all(torch.isfinite(values).all() for values in (*net.parameters(), *net.buffers()))
         gradients = [values.grad for values in net.parameters() if values.grad is not None]
         assert all((gradient == 0).all() if batch == 0 else gradient.isfinite().all() for gradient in gradients)
-        metrics = EvaluationMetrics(CLASSES, net.layer_sizes, 1.0)
+        metrics = EvaluationMetrics(CLASSES, net.layer_sizes, 1.0, net.weight_uses, net.fires_once)
         metrics.update(spikes, output, net.fan_out(), loss, scores, labels)
         assert int(metrics.input_spikes_per_sample.count) == batch

@@ -180,6 +180,20 @@ class TestConvShapes:
                 True, True, False, True, True,
             ]  # fmt: skip
 
+    @pytest.mark.parametrize("sizes", CONV_SHAPES)
+    def test_weights_are_used_where_a_window_lies_on_the_image(self, sizes):
+        """All inputs of every layer are one, and so are all weights, those that are zero included."""
+        net = self.net(sizes)
+        net.convolutions[0].weight.data[1] = 0
+        image = torch.ones(1, *net.input_shape, dtype=torch.float64)
+        used = windows = sum(layer.weight.numel() for layer in net.synapses)
+        for convolution, pool in zip(net.convolutions, net.pools, strict=True):
+            met = F.conv2d(image, torch.ones_like(convolution.weight), padding=net.padding)
+            used, windows = used + met.sum().item(), windows + met[0, 0].numel() * convolution.weight.numel()
+            image = pool(torch.ones_like(met))
+        assert net.weight_uses == used
+        assert (used < windows) == (net.padding > 0), "the control: zeros around the image are no inputs"
+
     def test_units_at_the_padded_border_have_fewer_synapses(self):
         count = self.net(CONV_SHAPES[0]).fan_out()[0].view(2, 11, 8)[0]
         assert (count[0, 0], count[0, 3], count[5, 4]) == (4 * 3, 6 * 3, 9 * 3)
