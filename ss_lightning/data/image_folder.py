@@ -103,8 +103,8 @@ class ImageFolderData(FolderData):
         def read(path: Path, time_unit: TimeUnit = "s") -> Iterator[Recording]:
             image = reader.read(path)
             if self.code == "current":
-                currents = self.pixel_code().batch(image[None])[0, 0]
-                yield Recording(path, 0, np.zeros(0), np.zeros(0, np.int64), "ms", cast(Tensor, currents).numpy())
+                currents = cast(Tensor, self.pixel_code().batch(image[None]))[0, 0]
+                yield Recording(path, 0, np.zeros(0), np.zeros(0, np.int64), "ms", currents.numpy())
                 return
             pixels = image.ravel()
             times = pixel_steps(pixels, self.num_steps) * self.step_ms
