@@ -87,6 +87,12 @@ def format_warning(
     return f"{filename}:{lineno}: {category.__name__}: {message}\n"
 
 
+def silence_lightning() -> None:
+    """Silence what Lightning tells of one training, where there are many."""
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+
+
 # What Lightning logs of its own products, and of the end that the lines of the epochs show.
 _NOT_SAID = ("litlogger", "litmodels", "`Trainer.fit` stopped: `max_epochs=")
 
