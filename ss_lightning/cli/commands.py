@@ -83,7 +83,7 @@ Later configs go over earlier ones. Two of them choose where metrics go, beside 
 
 A search for good parameters, from a Weights & Biases sweep file, without an account:
 
-  python -m ss_lightning sweep configs/sweeps/yinyang.yaml --trials 20
+  python -m ss_lightning sweep configs/sweeps/yinyang.yaml --trials 20 --jobs 2
 """
 
 

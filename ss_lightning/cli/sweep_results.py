@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 # On a disk that several machines share they write the same files.
 _LOCK = ".results.lock"
 _CAPTIONS = {
-    "importance": "Share of each parameter in how the trials differ (fANOVA)",
+    "importance": "Share of each parameter in how the trials differ (fANOVA); with few trials a hint only",
     "parallel_coordinates": "Trials as lines through their parameters",
     "pareto": "Accuracy against spikes",
 }

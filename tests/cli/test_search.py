@@ -54,7 +54,7 @@ def read(tmp_path, method="grid", parameters=GRID, **more):
     command = ["python", "-m", "ss_lightning", "fit", "${args}"]
     metric = {"name": "val/accuracy", "goal": "maximize"}
     content = {"method": method, "metric": metric, "parameters": parameters, "command": command, **more}
-    path.write_text(yaml.safe_dump(content))
+    path.write_text(yaml.safe_dump(content, sort_keys=False))
     return read_sweep(path)
 
 
@@ -105,10 +105,10 @@ def test_the_trial_of_a_dead_process_is_taken_up_once(storage, clock, tmp_path):
     assert third._output.lines == [
         "waiting for trials of other processes: 0, 1; that of a dead one is taken up after 60 s"
     ]
-    for clock.now in range(100, 150, 10):
+    for clock.now in range(100, 160, 10):
         assert third.take() is None
         second.renew()
-    clock.now = 151.0
+    clock.now = 161.0
     assert third.take() == left
     assert second.take() is None
     third.end(left, DONE)
@@ -135,8 +135,9 @@ def test_of_two_that_take_up_a_trial_one_gets_it(storage, clock, tmp_path):
     sweep = read(tmp_path)
     dead, first, second = (process(sweep, storage, wanted=1) for _ in range(3))
     task = dead.take()
-    assert first.take() is second.take() is None
+    assert first.take() is None
     clock.now = 61.0
+    second._is_left_behind = lambda trial: True  # it has read the trials before the first claims one
     taken = []
 
     def claimed_by_the_second_too(seconds):  # while the first waits to see whose claim is the last
