@@ -434,6 +434,21 @@ def parallel_coordinates(columns: Mapping[str, Sequence[Any]], goal: str = "maxi
     return figure
 
 
+def shares(values: Mapping[str, float], xlabel: str) -> Figure:
+    """Parts of a whole as bars, the largest on top.
+
+    Args:
+        values: each part by its name; together 1.
+        xlabel: what is shared out.
+    """
+    figure, ((axis,),) = _grid(1, 1, cell=(4.6, 0.35 * len(values) + 0.4))
+    ordered = sorted(values.items(), key=lambda part: part[1])
+    bars = axis.barh([_short(name) for name, _ in ordered], [100 * value for _, value in ordered], color=BLUE)
+    axis.bar_label(bars, fmt="%.0f", padding=3, fontsize=9)
+    axis.set(xlim=(0, 108), xlabel=xlabel)
+    return figure
+
+
 def _placed(values: list[Any]) -> tuple[list[float], list[tuple[float, str]]]:
     """Heights in [0, 1] of values on a vertical axis, and the labels of that axis."""
     if not all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):

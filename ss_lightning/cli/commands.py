@@ -5,7 +5,6 @@ Nothing large is imported here: what only prints, and a word that is wrong, is a
 
 from __future__ import annotations
 
-import logging
 import os
 import signal
 import sys
@@ -14,11 +13,10 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import import_module
-from pathlib import Path
 
 from ss_lightning._version import __version__
 from ss_lightning.cli.help_pages import first_page
-from ss_lightning.cli.output import make_output_last, output_is_incomplete
+from ss_lightning.cli.output import format_warning, make_output_last, output_is_incomplete, silence_warnings
 from ss_lightning.errors import DataError, UsageError, suggestion
 
 LIGHTNING_CLI = "ss_lightning.cli.lightning_cli"
@@ -85,7 +83,7 @@ Later configs go over earlier ones. Two of them choose where metrics go, beside 
 
 A search for good parameters, from a Weights & Biases sweep file, without an account:
 
-  python -m ss_lightning sweep configs/sweeps/yinyang.yaml --trials 20
+  python -m ss_lightning sweep configs/sweeps/yinyang.yaml --trials 20 --jobs 2
 """
 
 
@@ -113,7 +111,7 @@ def main(args: list[str] | None = None) -> int:
 
 
 def _run(arguments: list[str]) -> int:
-    _silence_warnings()
+    silence_warnings()
     if arguments[:1] in (["--help"], ["-h"], ["help"]) and arguments[1:2] and arguments[1] in COMMANDS:
         arguments = [arguments[1], "--help"]
     try:
@@ -132,7 +130,7 @@ def _run(arguments: list[str]) -> int:
         # Lightning's commands share one parser, which needs the word; the others have one of their own.
         words = arguments if command.module == LIGHTNING_CLI else arguments[1:]
         run = import_module(command.module).main
-        warnings.formatwarning = _format_warning  # Lightning has set one of its own by now
+        warnings.formatwarning = format_warning  # Lightning has set one of its own by now
         return run(words)
     except UsageError as error:
         return _print_error(error, 2)
@@ -162,15 +160,6 @@ def _not_installed(name: str | None) -> str:
         f"{name} is missing in {sys.executable}. Activate the environment that ss_lightning was installed in, such as "
         "with `. .venv/bin/activate`, or install it into this one as README.md says"
     )
-
-
-def _format_warning(
-    message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
-) -> str:
-    """A warning as it is printed. One of this package is a note: the line of code that it comes from mends nothing."""
-    if Path(filename).is_relative_to(Path(__file__).parents[1]):
-        return f"note  {message}\n"
-    return f"{filename}:{lineno}: {category.__name__}: {message}\n"
 
 
 # What other programs call these.
@@ -224,27 +213,3 @@ def _print_error(error: Exception | str, code: int) -> int:
         traceback.print_exc()
     print(f"error: {error}", file=sys.stderr)
     return code
-
-
-# What Lightning logs of its own products, and of the end that the lines of the epochs show.
-_NOT_SAID = ("litlogger", "litmodels", "`Trainer.fit` stopped: `max_epochs=")
-
-
-def _silence_warnings() -> None:
-    """Silence notes of Lightning that do not hold here."""
-    # Batches are made in one vectorised step: more workers would not make them faster.
-    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-    # The module's own optimizer serves plain Python; the command line replaces it on purpose.
-    warnings.filterwarnings("ignore", message=".*configure_optimizers` will be overridden.*")
-    # A resumed run keeps its checkpoints in its own folder, and evaluation keeps none.
-    warnings.filterwarnings("ignore", message=".*The dirpath has changed from.*")
-    warnings.filterwarnings("ignore", message=".*callbacks used to create the checkpoint need to be provided.*")
-    # Data without a validation set.
-    warnings.filterwarnings("ignore", message=".*Total length of `list` across ranks is zero.*")
-    # A run folder is new; what other loggers have put there is not deleted.
-    warnings.filterwarnings("ignore", message=".*exists and is not empty. Previous log files.*")
-    # Lightning 2.6 on torch 2.14 warns about its own code.
-    warnings.filterwarnings("ignore", message=".*treespec, LeafSpec.*")
-    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(
-        lambda record: not any(text in record.getMessage() for text in _NOT_SAID)
-    )

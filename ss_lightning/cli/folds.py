@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import csv
 import json
-import logging
 import math
 import re
 import shutil
@@ -25,7 +24,19 @@ import numpy as np
 from filelock import FileLock, Timeout
 from jsonargparse import ArgumentParser
 
+from ss_lightning.cli.jobs import (
+    Ask,
+    JobQueue,
+    Output,
+    check_jobs,
+    ends_by_sigterm,
+    progress,
+    run_in_turn,
+    run_side_by_side,
+    say_stopped,
+)
 from ss_lightning.cli.lightning_cli import CommandLineCheck, first_config, run_command
+from ss_lightning.cli.output import silence_lightning
 from ss_lightning.data import FolderData, SHDData, held_out_speakers
 from ss_lightning.errors import DataError, UsageError
 from ss_lightning.files import display_path, save_text, write_whole
@@ -198,18 +209,47 @@ def _check_validation(fold: Fold, speakers: Sequence[Speaker], val_speakers: lis
         raise UsageError(f"without {_list(fold)}: {error}") from error
 
 
-def run_fold(plan: Plan, fold: Fold, seed: int) -> None:
-    """Train without the speakers of a fold and test the last checkpoint on them."""
-    training, test = _folders(plan.folder, fold, seed)
-    for folder in (training, test):
-        # What is left of a fold that was stopped.
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
-    left_out = json.dumps(list(fold))
-    run_command([*plan.arguments, f"--data.test_speakers={left_out}", f"--seed_everything={seed}"], training)
-    # The config beside the checkpoint is the one that was written just now.
-    evaluation = ["test", "--ckpt_path", str(training / "checkpoints" / "last.ckpt"), "--verbose=false"]
-    run_command(evaluation, test, typed=plan.arguments)
+@dataclass(frozen=True)
+class FoldTask:
+    """A training of the plan.
+
+    Attributes:
+        fold: the speakers that it leaves out.
+        seed: its seed.
+    """
+
+    fold: Fold
+    seed: int
+
+    def __str__(self) -> str:
+        return f"without {_list(self.fold)}, seed {self.seed}"
+
+
+@dataclass(frozen=True)
+class FoldTraining:
+    """What trains and tests for a task. It is a class of its own to be sent to another process.
+
+    Attributes:
+        arguments: of the plan.
+        folder: of the plan.
+    """
+
+    arguments: tuple[str, ...]
+    folder: Path
+
+    def __call__(self, task: FoldTask, ask: Ask) -> None:
+        """Train without the speakers of a fold and test the last checkpoint on them."""
+        silence_lightning()
+        training, test = _folders(self.folder, task.fold, task.seed)
+        for folder in (training, test):
+            # What is left of a fold that was stopped.
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir(parents=True)
+        left_out = json.dumps(list(task.fold))
+        run_command([*self.arguments, f"--data.test_speakers={left_out}", f"--seed_everything={task.seed}"], training)
+        # The config beside the checkpoint is the one that was written just now.
+        evaluation = ["test", "--ckpt_path", str(training / "checkpoints" / "last.ckpt"), "--verbose=false"]
+        run_command(evaluation, test, typed=self.arguments)
 
 
 def read_fold(folder: Path, fold: Fold, seed: int) -> dict[str, Any] | None:
@@ -314,8 +354,67 @@ def _refuse_another(plan: Plan) -> None:
         )
 
 
-def run_folds(plan: Plan, command: str) -> list[dict[str, Any]]:
+class FoldQueue(JobQueue[FoldTask, None]):
+    """The trainings of a plan that are not done yet, and a line for each that is.
+
+    Args:
+        plan: the plan.
+        command: the command line that it comes from.
+        output: where lines are written, and the bar.
+    """
+
+    def __init__(self, plan: Plan, command: str, output: Output) -> None:
+        self._plan = plan
+        self._command = command
+        self._output = output
+        self._found: dict[FoldTask, dict[str, Any]] = {}
+        self._tasks = [FoldTask(fold, seed) for fold, seed in plan.trainings()]
+        for task in self._tasks:
+            if (row := read_fold(plan.folder, task.fold, task.seed)) is not None:
+                self._add(task, row, "  (done before)")
+        self._left = [task for task in self._tasks if task not in self._found]
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One row per training that is done, in the order of the plan."""
+        return [self._found[task] for task in self._tasks if task in self._found]
+
+    def take(self) -> FoldTask | None:
+        """The next training that is not done."""
+        if not self._left:
+            return None
+        # Written first: whoever goes on must find what this folder holds.
+        write_results(self._plan, self.rows(), self._command)
+        return self._left.pop(0)
+
+    def end(self, task: FoldTask, result: None) -> None:
+        """Read what a training has left.
+
+        Raises:
+            UsageError: it was stopped.
+        """
+        row = read_fold(self._plan.folder, task.fold, task.seed)
+        if row is None:
+            raise UsageError(f"the training without speaker {_list(task.fold)} was stopped; the same command goes on")
+        self._add(task, row)
+        write_results(self._plan, self.rows(), self._command)
+
+    def _add(self, task: FoldTask, row: dict[str, Any], remark: str = "") -> None:
+        self._found[task] = row
+        done = len(self._found)
+        self._output.show(done)
+        self._output.say(
+            f"[{done}/{len(self._tasks)}] without {row['speakers']}  seed {task.seed}  accuracy {row['accuracy']:.4f}  "
+            f"spikes {row['spikes_per_sample']:.1f}  {row['seconds']:.0f} s{remark}"
+        )
+
+
+def run_folds(plan: Plan, command: str, jobs: int = 1) -> list[dict[str, Any]]:
     """Run what is not done yet, a line for each training.
+
+    Args:
+        plan: what is to be run.
+        command: the command line that it comes from.
+        jobs: trainings side by side.
 
     Returns:
         One row per training.
@@ -324,26 +423,15 @@ def run_folds(plan: Plan, command: str) -> list[dict[str, Any]]:
         UsageError: the folder holds folds of another config.
     """
     _refuse_another(plan)
-    trainings = plan.trainings()
-    rows: list[dict[str, Any]] = []
-    for number, (fold, seed) in enumerate(trainings, start=1):
-        row = read_fold(plan.folder, fold, seed)
-        before = row is not None
-        if row is None:
-            # Written first: whoever goes on must find what this folder holds.
-            write_results(plan, rows, command)
-            run_fold(plan, fold, seed)
-            row = read_fold(plan.folder, fold, seed)
-            if row is None:
-                raise UsageError(f"the training without speaker {_list(fold)} was stopped; the same command goes on")
-        rows.append(row)
-        print(
-            f"[{number}/{len(trainings)}] without {row['speakers']}  seed {seed}  accuracy {row['accuracy']:.4f}  "
-            f"spikes {row['spikes_per_sample']:.1f}  {row['seconds']:.0f} s{'  (done before)' if before else ''}",
-            flush=True,
-        )
-    write_results(plan, rows, command)
-    return rows
+    training = FoldTraining(tuple(plan.arguments), plan.folder)
+    with progress("trainings", len(plan.trainings())) as output:
+        queue = FoldQueue(plan, command, output)
+        if jobs == 1:
+            run_in_turn(queue, training)
+        else:
+            run_side_by_side(queue, training, jobs, output.say)
+    write_results(plan, queue.rows(), command)
+    return queue.rows()
 
 
 def _list(speakers: Sequence[Speaker]) -> str:
@@ -370,22 +458,24 @@ def main(arguments: list[str]) -> int:
     which.add_argument("--folds", nargs="+", metavar="SPEAKERS", help="the folds instead, such as 0,1 2,3")
     parser.add_argument("--seeds", type=int, default=1, help="trainings of each fold (default: 1)")
     parser.add_argument("--out", type=Path, help="folder of the results; by default runs/folds/<name of the config>")
+    parser.add_argument(
+        "--jobs", type=int, default=1, help="trainings side by side, which share the cores (default: 1)"
+    )
     options, extra = parser.parse_known_args(arguments)
-    for name in ("lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(name).setLevel(logging.WARNING)
+    check_jobs(options.jobs)
+    silence_lightning()
     plan = make_plan(options, extra)
     try:
         plan.folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UsageError(f"cannot write {plan.folder}: {error.strerror}. Choose another place with --out") from error
     try:
-        with FileLock(plan.folder / ".lock", timeout=0):
-            rows = run_folds(plan, command_line(["folds", *arguments]))
+        with ends_by_sigterm(), FileLock(plan.folder / ".lock", timeout=0):
+            rows = run_folds(plan, command_line(["folds", *arguments]), options.jobs)
     except Timeout as error:
         raise UsageError(f"another process is at the folds in {plan.folder}; wait for it, or choose --out") from error
-    except (KeyboardInterrupt, SystemExit):
-        print("\nstopped; the same command goes on from here")
-        return 130
+    except (KeyboardInterrupt, SystemExit) as error:
+        return say_stopped(error)
     together = over_folds(rows)
     accuracy, spikes = together["accuracy"], together["spikes_per_sample"]
     deviation = "" if accuracy["deviation"] is None else f" ± {accuracy['deviation']:.4f}"

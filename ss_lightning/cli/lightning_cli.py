@@ -305,7 +305,7 @@ class SpikingCLI(LightningCLI):
         else:
             return None
         os.environ[_CHECKPOINT_VARIABLE] = path
-        if is_first_process():
+        if is_first_process() and self.given_run_folder is None:
             print(f"checkpoint  {display_path(path)}")
         return path
 

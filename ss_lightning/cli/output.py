@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import errno
 import io
+import logging
 import os
 import sys
+import warnings
 from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 from typing import Any, TextIO
 
 
@@ -73,3 +76,42 @@ def _say_it_on_stderr(error: OSError) -> None:
 
 def _say_nothing(error: OSError) -> None:
     pass
+
+
+def format_warning(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+) -> str:
+    """A warning as it is printed. One of this package is a note: the line of code that it comes from mends nothing."""
+    if Path(filename).is_relative_to(Path(__file__).parents[1]):
+        return f"note  {message}\n"
+    return f"{filename}:{lineno}: {category.__name__}: {message}\n"
+
+
+def silence_lightning() -> None:
+    """Silence what Lightning tells of one training, where there are many."""
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+
+
+# What Lightning logs of its own products, and of the end that the lines of the epochs show.
+_NOT_SAID = ("litlogger", "litmodels", "`Trainer.fit` stopped: `max_epochs=")
+
+
+def silence_warnings() -> None:
+    """Silence notes of Lightning that do not hold here."""
+    # Batches are made in one vectorised step: more workers would not make them faster.
+    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    # The module's own optimizer serves plain Python; the command line replaces it on purpose.
+    warnings.filterwarnings("ignore", message=".*configure_optimizers` will be overridden.*")
+    # A resumed run keeps its checkpoints in its own folder, and evaluation keeps none.
+    warnings.filterwarnings("ignore", message=".*The dirpath has changed from.*")
+    warnings.filterwarnings("ignore", message=".*callbacks used to create the checkpoint need to be provided.*")
+    # Data without a validation set.
+    warnings.filterwarnings("ignore", message=".*Total length of `list` across ranks is zero.*")
+    # A run folder is new; what other loggers have put there is not deleted.
+    warnings.filterwarnings("ignore", message=".*exists and is not empty. Previous log files.*")
+    # Lightning 2.6 on torch 2.14 warns about its own code.
+    warnings.filterwarnings("ignore", message=".*treespec, LeafSpec.*")
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(
+        lambda record: not any(text in record.getMessage() for text in _NOT_SAID)
+    )

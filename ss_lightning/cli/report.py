@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from pathlib import Path
-from typing import Any
 
 from jsonargparse import ArgumentParser
 
 from ss_lightning import plots
+from ss_lightning.cli.html import details, figure, page, table
 from ss_lightning.errors import DataError, UsageError
 from ss_lightning.files import display_path, save_text
 from ss_lightning.parsing import parse_arguments
@@ -30,10 +29,6 @@ _CAPTIONS = {
 }
 
 
-# In pixels. Wider pictures get a row of their own.
-_WIDE = 900
-
-
 def render_report(runs: Sequence[Run]) -> str:
     """The HTML page."""
     names = run_names([run.folder for run in runs])
@@ -49,17 +44,15 @@ def render_report(runs: Sequence[Run]) -> str:
         parts += _overview(group, "h3" if len(sources) > 1 else "h2")
     for name, run in zip(names, runs, strict=True):
         parts += _section(name, run)
-    return _PAGE.format(
-        title=escape(", ".join(names) if len(names) < 4 else f"{len(names)} runs"), body="\n".join(parts)
-    )
+    return page(", ".join(names) if len(names) < 4 else f"{len(names)} runs", parts)
 
 
 def _overview(runs: Mapping[str, Run], heading: str) -> list[str]:
     """Table and curves of runs on the same data, and what differs between them."""
-    parts = [_table(["run", *_COLUMNS], [[name, *_row(run)] for name, run in runs.items()])]
+    parts = [table(["run", *_COLUMNS], [[name, *_row(run)] for name, run in runs.items()])]
     if len(runs) > 1 and (different := config_differences([run.config for run in runs.values()])):
         rows = [[key, *values] for key, values in different.items()]
-        parts += [f"<{heading}>What differs</{heading}>", _table(["setting", *runs], rows)]
+        parts += [f"<{heading}>What differs</{heading}>", table(["setting", *runs], rows)]
     trained = {name: run for name, run in runs.items() if not run.epochs.empty}
     return [*parts, f"<{heading}>Training</{heading}>", '<div class="figures">', *_comparison(trained), "</div>"]
 
@@ -129,7 +122,7 @@ def _comparison(runs: Mapping[str, Run]) -> list[str]:
             if metric in run.epochs and len(part := run.epochs[["epoch", metric]].dropna())
         }
         if series:
-            figures.append(_figure(plots.png(plots.curves(series, label)), f"{label} over the epochs"))
+            figures.append(figure(plots.png(plots.curves(series, label)), f"{label} over the epochs"))
     bests = {name: run.best for name, run in runs.items() if "val/spikes_per_sample" in run.best}
     if len(bests) > 1:
         picture = plots.pareto(
@@ -137,16 +130,16 @@ def _comparison(runs: Mapping[str, Run]) -> list[str]:
             [best["val/accuracy"] for best in bests.values()],
             list(bests),
         )
-        figures.append(_figure(plots.png(picture), "Best accuracy of each run against its spikes"))
+        figures.append(figure(plots.png(picture), "Best accuracy of each run against its spikes"))
     return figures
 
 
 def _section(name: str, run: Run) -> list[str]:
     pictures = [
-        _figure(run.pictures[key].read_bytes(), caption) for key, caption in _CAPTIONS.items() if key in run.pictures
+        figure(run.pictures[key].read_bytes(), caption) for key, caption in _CAPTIONS.items() if key in run.pictures
     ]
     pictures += [
-        _figure(picture.read_bytes(), f"Which class is taken for which in the test set ({checkpoint})")
+        figure(picture.read_bytes(), f"Which class is taken for which in the test set ({checkpoint})")
         for checkpoint, picture in run.confusions.items()
     ]
     command = run.summary.get("command_line")
@@ -163,81 +156,10 @@ def _section(name: str, run: Run) -> list[str]:
         '<div class="figures">',
         *pictures,
         "</div>",
-        _details("Test results", _table(["checkpoint", "metric", "value"], tests)) if tests else "",
-        _details("Made with", _table(["fact", "value"], list(facts.items()))) if facts else "",
-        _details("Config", _table(["setting", "value"], list(run.config.items()))),
+        details("Test results", table(["checkpoint", "metric", "value"], tests)) if tests else "",
+        details("Made with", table(["fact", "value"], list(facts.items()))) if facts else "",
+        details("Config", table(["setting", "value"], list(run.config.items()))),
     ]
-
-
-def _figure(png: bytes, caption: str) -> str:
-    """A picture; a wide one gets a whole row, and on a narrow screen is moved sideways instead of shrunk."""
-    wide = int.from_bytes(png[16:20], "big") > _WIDE
-    data = base64.b64encode(png).decode()
-    text = escape(caption)
-    image = f'<img alt="{text}" src="data:image/png;base64,{data}">'
-    return f"<figure{' class=wide' * wide}>{image}<figcaption>{text}</figcaption></figure>"
-
-
-def _details(title: str, content: str) -> str:
-    return f"<details><summary>{escape(title)}</summary>{content}</details>"
-
-
-def _table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    """A table whose rows become cards on a narrow screen: every cell knows the name of its column."""
-    head = "".join(f"<th>{escape(name)}</th>" for name in header)
-    body = "\n".join(
-        "<tr>"
-        + "".join(
-            f'<td data-label="{escape(name)}">{escape(str(cell))}</td>' for name, cell in zip(header, row, strict=True)
-        )
-        + "</tr>"
-        for row in rows
-    )
-    return f"<table><thead><tr>{head}</tr></thead><tbody>\n{body}\n</tbody></table>"
-
-
-_PAGE = """<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{title}</title>
-<style>
-body {{ font: 16px/1.45 system-ui, sans-serif; color: #111; background: #fff; max-width: 75rem;
-       margin: 0 auto; padding: 1rem; overflow-wrap: break-word; }}
-h1 {{ font-size: 1.5rem; }}
-h3 {{ font-size: 1.05rem; margin-top: 1.5rem; }}
-pre {{ white-space: pre-wrap; background: #f4f4f4; padding: .5rem; font-size: .85rem; }}
-h2 {{ font-size: 1.2rem; margin-top: 2rem; border-bottom: 1px solid #999; }}
-table {{ border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }}
-th, td {{ text-align: left; vertical-align: top; padding: .3rem .6rem .3rem 0; border-bottom: 1px solid #ddd; }}
-th {{ font-weight: 600; }}
-td:first-child {{ white-space: nowrap; }}
-.figures {{ display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 30rem), 1fr)); gap: 1rem; }}
-figure {{ margin: 0; break-inside: avoid; }}
-img {{ max-width: 100%; height: auto; }}
-.wide {{ grid-column: 1 / -1; overflow-x: auto; }}
-.wide img {{ min-width: 44rem; }}
-figcaption {{ position: sticky; left: 0; color: #444; font-size: .9rem; }}
-details {{ margin-top: .6rem; }}
-summary {{ cursor: pointer; padding: .3rem 0; }}
-@media (max-width: 44rem) {{
-  thead {{ display: none; }}
-  tr {{ display: block; border-bottom: 2px solid #999; padding: .4rem 0; }}
-  td {{ display: flex; justify-content: space-between; gap: 1rem; border: 0; padding: .15rem 0;
-        overflow-wrap: anywhere; }}
-  td:first-child {{ white-space: normal; font-weight: 600; }}
-  td:empty {{ display: none; }}
-  td::before {{ content: attr(data-label); color: #444; flex: 0 0 45%; }}
-}}
-</style>
-</head>
-<body>
-<h1>{title}</h1>
-{body}
-</body>
-</html>
-"""
 
 
 def main(arguments: list[str]) -> int:

@@ -289,8 +289,9 @@ def neuron_name(config: Mapping[str, Any]) -> str:
 
 # Options that change no result, with how many words follow them; they are left out of the command of a row.
 _WITHOUT_EFFECT = (
-    f"--{_SEED}", "--ckpt_path", "--out", "--trainer.default_root_dir", "--pictures", "--trainer.enable_progress_bar",
-    "--trainer.enable_model_summary", "--data.cache_dir", "--data.num_workers", "--data.pin_memory",
+    f"--{_SEED}", "--ckpt_path", "--jobs", "--out", "--trainer.default_root_dir", "--pictures",
+    "--trainer.enable_progress_bar", "--trainer.enable_model_summary", "--data.cache_dir", "--data.num_workers",
+    "--data.pin_memory",
 )  # fmt: skip
 
 

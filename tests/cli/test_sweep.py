@@ -12,7 +12,9 @@ from ss_lightning import UsageError
 from ss_lightning.cli import sweep as sweep_module
 from ss_lightning.cli.commands import main
 from ss_lightning.cli.lightning_cli import CommandLineCheck
-from ss_lightning.cli.sweep import TrialProgress, check_sweep, grid_values, make_pruner, read_sweep
+from ss_lightning.cli.search import Search, make_pruner
+from ss_lightning.cli.sweep import TrialProgress, check_sweep
+from ss_lightning.cli.sweep_file import grid_values, read_sweep
 
 pytest.importorskip("optuna")
 
@@ -161,19 +163,20 @@ class TestSearch:
         class Killed(BaseException):
             pass
 
-        report = TrialProgress.on_train_epoch_end
+        answer = Search.answer
 
-        def dying(self, trainer, pl_module):
-            report(self, trainer, pl_module)
-            if self.trial.number == victim:
+        def dying(self, task, question):
+            said = answer(self, task, question)
+            if task.number == victim:
                 raise Killed
+            return said
 
         for victim in (2, 7):
-            monkeypatch.setattr(TrialProgress, "on_train_epoch_end", dying)
+            monkeypatch.setattr(Search, "answer", dying)
             with pytest.raises(Killed):
                 sweep(path, "--trials=10", "--out=killed")
             assert len(results("killed")) == victim
-        monkeypatch.setattr(TrialProgress, "on_train_epoch_end", report)
+        monkeypatch.setattr(Search, "answer", answer)
         assert sweep(path, "--trials=10", "--out=killed") == 0
         for name in ("results.csv", "results.md"):
             assert (Path("whole") / name).read_text() == (Path("killed") / name).read_text()
@@ -192,16 +195,13 @@ class TestSearch:
 
     @pytest.mark.parametrize(("goal", "best"), [("maximize", max), ("minimize", min)])
     def test_a_trial_reports_its_best_so_far_and_stops_when_told(self, goal, best):
-        class Trial:
-            reported = []  # noqa: RUF012
+        reported = []
 
-            def report(self, value, step):
-                self.reported.append(value)
+        def ask(epoch):
+            reported.append(epoch.best)
+            return epoch.number == 4
 
-            def should_prune(self):
-                return len(self.reported) == 4
-
-        progress = TrialProgress(Trial(), "loss", goal)
+        progress = TrialProgress(ask, "loss", goal)
         values = [0.3, 0.5, 0.1, 0.4, 0.9]
         trainer = SimpleNamespace(max_epochs=9, should_stop=False)
         for trainer.current_epoch, value in enumerate(values):
@@ -209,10 +209,8 @@ class TestSearch:
             progress.on_train_epoch_end(trainer, None)
             if trainer.should_stop:
                 break
-        assert Trial.reported[-4:] == pytest.approx([best(values[: n + 1]) for n in range(4)])
+        assert reported == pytest.approx([best(values[: n + 1]) for n in range(4)])
         assert progress.pruned
-        assert progress.epochs == 4
-        Trial.reported.clear()
 
     @pytest.mark.slow
     def test_a_trial_that_fails_does_not_end_the_sweep(self, quick, capsys):
