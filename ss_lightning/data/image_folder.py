@@ -103,8 +103,8 @@ class ImageFolderData(FolderData):
         def read(path: Path, time_unit: TimeUnit = "s") -> Iterator[Recording]:
             image = reader.read(path)
             if self.code == "current":
-                currents = self.pixel_code().batch(image[None])[0, 0]
-                yield Recording(path, 0, np.zeros(0), np.zeros(0, np.int64), "ms", cast(Tensor, currents).numpy())
+                batch = cast(Tensor, self.pixel_code().batch(image[None]))
+                yield Recording(path, 0, np.zeros(0), np.zeros(0, np.int64), "ms", batch[0, 0].numpy())
                 return
             pixels = image.ravel()
             times = pixel_steps(pixels, self.num_steps) * self.step_ms
