@@ -221,9 +221,8 @@ def run_sweep(sweep: Sweep, place: Place, trials: int, seed: int, extra: Sequenc
         pruner=pruner,
         load_if_exists=True,
     )
-    _refuse_another(
-        study, place.folder, {"sweep": sweep.path.read_text(encoding="utf-8"), "arguments": list(extra), "seed": seed}
-    )
+    text = sweep.path.read_text(encoding="utf-8")
+    _refuse_another(study, place, {"sweep": text, "arguments": list(extra), "seed": seed})
     command = (*sweep.command, *_QUIET_OPTIONS, *extra)
     training = Training(command, tuple(extra), place.folder, sweep.metric, sweep.goal)
     shared = place.storage is not None
@@ -258,13 +257,15 @@ def _say_end(
     output.say(_trial_line(sweep, trial, f"[{done}/{trials}]", seconds))
 
 
-def _refuse_another(study: optuna.Study, folder: Path, made_of: dict[str, Any]) -> None:
+def _refuse_another(study: optuna.Study, place: Place, made_of: dict[str, Any]) -> None:
     known = study.user_attrs.get("made_of", made_of)
     different = [name for name in made_of if known[name] != made_of[name]]
     if different:
+        where = f"{place.folder}" if place.storage is None else f"the search {study.study_name} in --storage"
+        delete = ", or delete that one" if place.storage is None else "; its name is that of the search"
         raise UsageError(
-            f"{folder} holds trials of another sweep (its {' and '.join(different)} differed); choose another folder "
-            "with --out, or delete that one"
+            f"{where} holds trials of another sweep (its {' and '.join(different)} differed); choose another folder "
+            f"with --out{delete}"
         )
     study.set_user_attr("made_of", made_of)
 
@@ -318,8 +319,8 @@ def main(arguments: list[str]) -> int:
     except ImportError as error:
         raise UsageError('a sweep needs Optuna: pip install "ss-lightning[sweep]"') from error
     check_jobs(options.jobs)
-    if not options.dead_after >= 1:
-        raise UsageError(f"--dead_after is {options.dead_after:g}; expected 1 second or more")
+    if not options.dead_after >= 5:  # a busy process shows that it lives every second or two
+        raise UsageError(f"--dead_after is {options.dead_after:g}; expected 5 seconds or more")
     sweep = read_sweep(Path(on_disk_or_packaged(str(options.file))))
     trials = _number_of_trials(sweep, options.trials)
     folder = options.out or DEFAULT_ROOT / "sweeps" / options.file.stem

@@ -133,6 +133,20 @@ def test_every_speaker_of_both_files_is_left_out_once_and_tested(capsys):
         )
 
 
+@pytest.mark.slow
+def test_side_by_side_the_rows_are_the_same():
+    assert folds("--size=2", "--seeds=2") == 0
+    assert folds("--size=2", "--seeds=2", "--jobs=2", "--out=two") == 0
+    with Path("two/folds.csv").open() as file:
+        found = list(csv.DictReader(file))
+    expected = table()
+    for row in (*found, *expected):
+        del row["seconds"]
+    assert found == expected
+    assert summary("two")["state"] == "finished"
+    assert summary("two")["accuracy"] == summary()["accuracy"]
+
+
 @pytest.fixture
 def quick(monkeypatch):
     """Trainings that train nothing; returns which were asked for. ``fail_at`` is the number of one that is stopped."""
@@ -229,6 +243,7 @@ class TestGoingOn:
         (["--size=2", "--folds", "1"], "not allowed with argument"),
         (["--folds", "1,2"], "no speaker 2 in the data; there are 1,3,5,6,7"),
         (["--seeds=0"], "--seeds is 0; expected 1 or more"),
+        (["--jobs=0"], "--jobs is 0; expected 1 or more"),
         (["--data.test_speakers=[1]"], "name the speakers to leave out with --folds"),
         (["--data.val_speakers=[5]"], "without 5: val_speakers: [5] not among the training speakers"),
         (["--size=4", "--data.val_speakers=[7]"], "without 1,3,5,6: val_speakers: holding out [7] leaves no speaker"),

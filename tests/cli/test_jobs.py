@@ -173,7 +173,7 @@ def test_no_process_outlives_the_command(number, code, tmp_path):
         "parameters: {model.init_args.hidden: {values: [[4], [5]]}}\n"
         "command: [python, -m, ss_lightning, fit, --config, configs/yinyang.yaml, '${args}']\n"
     )
-    small = ["--data.num_train=200", "--data.num_val=40", "--data.num_test=40", "--trainer.max_epochs=100000"]
+    small = ["--data.num_train=200", "--data.num_val=40", "--data.num_test=40", "--trainer.max_epochs=5000"]
     command = [sys.executable, "-m", "ss_lightning", "sweep", "sweep.yaml", "--out=out", "--jobs=2", *small]
     process = subprocess.Popen(
         command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True

@@ -1,6 +1,13 @@
 import csv
+import os
 import re
+import subprocess
+import sys
+import time
 import zlib
+from contextlib import contextmanager
+from html import escape
+from itertools import product
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,8 +22,9 @@ from ss_lightning.cli.lightning_cli import CommandLineCheck
 from ss_lightning.cli.search import Search, make_pruner
 from ss_lightning.cli.sweep import TrialProgress, check_sweep
 from ss_lightning.cli.sweep_file import grid_values, read_sweep
+from ss_lightning.cli.sweep_results import importances
 
-pytest.importorskip("optuna")
+optuna = pytest.importorskip("optuna")
 
 ROOT = Path(__file__).parents[2]
 SWEEPS = sorted(path.relative_to(ROOT).as_posix() for path in ROOT.glob("configs/sweeps/*.yaml"))
@@ -222,6 +230,116 @@ class TestSearch:
         assert "| failed |" in (Path("runs/sweeps/sweep/results.md")).read_text().splitlines()[-1]
 
 
+class TestSideBySide:
+    @pytest.mark.slow
+    @pytest.mark.parametrize("method", ["grid", "random"])
+    def test_the_table_is_that_of_one_after_the_other(self, method, capsys):
+        hidden = {"model.init_args.hidden": {"values": [[4], [8], [6, 4], [0]]}}  # the last cannot be built
+        lr = {"optimizer.init_args.lr": {"distribution": "log_uniform_values", "min": 0.001, "max": 0.1}}
+        path = write(method, hidden if method == "grid" else hidden | lr)
+        assert sweep(path, "--trials=4", "--out=one") == 0
+        capsys.readouterr()
+        assert sweep(path, "--trials=4", "--out=two", "--jobs=2") == 0
+        for name in ("results.csv", "results.md"):
+            assert Path("one", name).read_text() == Path("two", name).read_text()
+        assert re.findall(r"^\[(\d)/4\] trial", capsys.readouterr().out, re.MULTILINE) == ["1", "2", "3", "4"]
+
+    @pytest.mark.slow
+    @pytest.mark.skipif(os.name == "nt", reason="there are no such signals")
+    @pytest.mark.parametrize("storage", ["disk.journal", "sqlite:///trials.db"])
+    def test_two_processes_of_which_one_is_killed_give_the_table_of_one(self, storage):
+        path = write()
+        long = ["--trainer.max_epochs=40"]
+        command = [sys.executable, "-m", "ss_lightning", "sweep", path, "--trials=4", *SMALL, *long]
+        # Where an importable package lies that is not installed.
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+
+        def start(out):
+            shared = [f"--out={out}/search", "--storage", storage, "--dead_after=5"]
+            return subprocess.Popen([*command, *shared], env=environment, stdout=subprocess.PIPE, text=True)
+
+        killed, left = start("first"), start("second")
+        deadline = time.monotonic() + 300
+        while not any(len(log.read_text().splitlines()) > 2 for log in Path("first").glob("**/metrics.csv")):
+            assert killed.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        killed.kill()
+        killed.communicate()
+        printed, _ = left.communicate(timeout=300)
+        assert left.returncode == 0
+        assert "its process is gone; it runs again here" in printed
+        assert sweep(path, "--trials=4", "--out=alone", *long) == 0
+        assert Path("alone/results.csv").read_text() == Path("second/search/results.csv").read_text()
+
+    @pytest.mark.slow
+    def test_the_bar_counts_trials_that_were_there(self, quick, monkeypatch):
+        shown = []
+
+        class Output:
+            say = staticmethod(lambda line: None)
+            show = staticmethod(shown.append)
+
+        @contextmanager
+        def progress(name, total):
+            shown.append(f"of {total}")
+            yield Output
+
+        monkeypatch.setattr(sweep_module, "progress", progress)
+        assert sweep(write(), "--trials=2") == 0
+        assert shown[:2] == ["of 2", 0]
+        shown.clear()
+        assert sweep(write(), "--trials=4") == 0
+        assert shown[:2] == ["of 4", 2]
+        assert shown[-1] == 4
+
+
+class TestPage:
+    @pytest.mark.slow
+    def test_it_holds_what_one_wants_to_know(self, quick, capsys):
+        path = write("grid", {
+            "model.init_args.hidden": {"values": [[4], [0], [6, 4]]},
+            "optimizer.init_args.lr": {"values": [0.1, 0.2, 0.3]},
+        })  # fmt: skip
+        assert sweep(path) == 0
+        page = Path("runs/sweeps/sweep/sweep.html").read_text()
+        printed = capsys.readouterr().out
+        assert "9 trials (" in page
+        assert "3 failed" in page
+        command = re.search(r"^train with it +(.+)$", printed, re.MULTILINE)[1]
+        assert f"<pre>{escape(command)}</pre>" in page
+        assert page.count("<img ") == 3
+        assert "optuna-dashboard sqlite:///runs/sweeps/sweep/trials.db" in page
+        assert "optuna-dashboard sqlite:///runs/sweeps/sweep/trials.db" in printed
+        assert page.count("<tr>") == 10
+        assert 'src="http' not in page
+
+    @pytest.mark.slow
+    def test_without_a_good_trial(self, quick, capsys):
+        assert sweep(write("grid", {"model.init_args.hidden": {"values": [[0]]}})) == 1
+        assert "No trial gave a value." in Path("runs/sweeps/sweep/sweep.html").read_text()
+        assert "no trial gave a value" in capsys.readouterr().out
+
+    def test_what_decides_is_important(self):
+        study = optuna.create_study(direction="maximize")
+        path = write("grid", {
+            "model.init_args.hidden": {"values": [[4], [5], [6]]},
+            "optimizer.init_args.lr": {"values": [0.1, 0.2, 0.3]},
+            "model.init_args.skip": {"value": True},
+        })  # fmt: skip
+        read = read_sweep(Path(path))
+        assert importances(read, study) == {}
+        for hidden, lr in product(range(3), range(3)):
+            settings = {"model.init_args.hidden": f"[{hidden + 4}]", "optimizer.init_args.lr": (lr + 1) / 10}
+            settings["model.init_args.skip"] = True
+            trial = optuna.trial.create_trial(params=settings, distributions=read.space, value=hidden + lr / 10)
+            study.add_trial(trial)
+        found = importances(read, study)
+        assert list(found) == ["model.init_args.hidden", "optimizer.init_args.lr"]
+        assert found["model.init_args.hidden"] > 0.9
+        assert sum(found.values()) == pytest.approx(1)
+
+
 class TestMistakes:
     """All of them before the first trial."""
 
@@ -271,6 +389,8 @@ class TestMistakes:
             ([], "say how many trials to run: --trials N"),
             (["--trials=0"], "--trials is 0"),
             (["--trials=two"], "invalid int value"),
+            (["--trials=1", "--jobs=0"], "--jobs is 0; expected 1 or more"),
+            (["--trials=1", "--dead_after=1"], "--dead_after is 1; expected 5 seconds or more"),
             (["--trials=1", "--data.num_trian=3"], "unknown key data.num_trian"),
             (["--trials=1", "--model.init_args.hidden=[3]"], "varies model.init_args.hidden already"),
         ],
