@@ -32,8 +32,8 @@ class Timing:
         status: ``measured``, or why there is no time.
         seconds: of each round.
         processor_seconds: seconds that the processor worked in each round; NaN on a GPU.
-        setup_seconds: what it took before the first run that is measured: to build the network, and to compile it
-            where that is apart from running it.
+        setup_seconds: what it took before the first run that is measured: to build the network and to compile
+            it.
         peak_mib: most memory that its tensors held on a GPU in MiB; NaN on the processor.
     """
 
@@ -209,6 +209,9 @@ def time_cell(
             peak = clock.watch_memory()
             begun = time.perf_counter()
             job = make_job(rival, cell, clock.device, batch)
+            if rival.compiles:
+                job()
+                job()
             timing.setup_seconds = time.perf_counter() - begun
             warm_up = clock.seconds(job)
             warm_up = warm_up if warm_up > cap_seconds / 5 else clock.seconds(job)

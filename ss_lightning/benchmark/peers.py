@@ -1,7 +1,7 @@
 """Peers that are no torch modules, or have a form of input of their own: one training step of each, as a job.
 
-Each is built the way its documentation shows, and compiled before its job comes back. All have the layers of the cell,
-a dense input and one step of Adam. Neurons differ where a library has one of its own:
+Each is built the way its documentation shows; the first runs of its job compile it. All have the layers of the cell, a
+dense input and one step of Adam. Neurons differ where a library has one of its own:
 
 - jaxpike scales the input of its neurons by ``1 - beta``, jaxsnn and eventax have a current with a time constant of its
   own.
@@ -59,7 +59,7 @@ def jaxpike_job(cell: Cell, spikes: Tensor, labels: Tensor) -> Job:
         state[:] = step(*state, *batch)[:2]
         jax.block_until_ready(equinox.filter(state, equinox.is_array))
 
-    return _warmed_up(job)
+    return job
 
 
 def spyx_job(cell: Cell, spikes: Tensor, labels: Tensor) -> Job:
@@ -85,7 +85,7 @@ def spyx_job(cell: Cell, spikes: Tensor, labels: Tensor) -> Job:
     def job() -> None:
         jax.block_until_ready((step(network, optimizer, *batch), nnx.state(network)))
 
-    return _warmed_up(job)
+    return job
 
 
 def jaxsnn_job(cell: Cell, spikes: Tensor, labels: Tensor) -> Job:
@@ -128,7 +128,7 @@ def jaxsnn_job(cell: Cell, spikes: Tensor, labels: Tensor) -> Job:
         state[:] = step(*state, *batch)
         jax.block_until_ready(state)
 
-    return _warmed_up(job)
+    return job
 
 
 def eventax_job(cell: Cell, spikes: Tensor, labels: Tensor) -> Job:
@@ -180,7 +180,7 @@ def eventax_job(cell: Cell, spikes: Tensor, labels: Tensor) -> Job:
         state[:] = step(*state, *batch)
         jax.block_until_ready(equinox.filter(state, equinox.is_array))
 
-    return _warmed_up(job)
+    return job
 
 
 def exact_snn_job(cell: Cell, spikes: Tensor, labels: Tensor) -> Job:
@@ -238,7 +238,7 @@ class BtorchLif(nn.Module):
         from btorch.models import environ
         from btorch.models.functional import init_net_state
 
-        init_net_state(self.layer, batch_size=current.shape[1])
+        init_net_state(self.layer, batch_size=current.shape[1], dtype=current.dtype)  # float64 by default
         with environ.context(dt=1.0):
             return self.layer(current)[0]
 
@@ -258,13 +258,6 @@ def _as_jax(*tensors: Tensor) -> list[Any]:
     import jax.numpy
 
     return [jax.numpy.asarray(tensor.numpy()) for tensor in tensors]
-
-
-def _warmed_up(job: Job) -> Job:
-    """The job after two runs: the first compiles, and the second again where a library's state changes its layout."""
-    job()
-    job()
-    return job
 
 
 def spike_times(spikes: Tensor) -> Tensor:
