@@ -15,6 +15,7 @@ from ss_lightning.benchmark import gpu, gpu_steps
 from ss_lightning.functional import CROSSOVER_FILE, crossover, read_crossovers
 
 ROOT = Path(__file__).parents[2]
+LONG = bool(os.environ.get("SS_LIGHTNING_LONG_TESTS"))
 
 
 @pytest.fixture
@@ -152,15 +153,22 @@ def test_a_wrong_kernel_fails_the_step(tmp_path, monkeypatch):
     assert content["cases"]["network, ramp"] == pytest.approx(0.001)
 
 
+# Steps whose networks take minutes in the interpreter. What they run is tested elsewhere on the processor.
+WITH_NETWORKS = ("step", "conv", "infer", "graph", "epochs")
+
+
+def dry_run(names, out):
+    """The results of some steps, and what was skipped."""
+    assert gpu.main(["--dry-run", "--out", str(out), "--steps", *names]) == 0
+    steps = json.loads(out.read_text())["steps"]
+    assert list(steps) == list(names)
+    return steps, {name: step["status"] for name, step in steps.items() if step["status"] != "done"}
+
+
 @pytest.mark.slow
 def test_dry_run(tmp_path):
-    """Every step runs on the processor; those that need a card or data say so."""
-    out = tmp_path / "gpu.json"
-    assert gpu.main(["--dry-run", "--out", str(out)]) == 0
-    results = json.loads(out.read_text())
-    steps = results["steps"]
-    assert list(steps) == list(gpu.LIMITS)
-    skipped = {name: step["status"] for name, step in steps.items() if step["status"] != "done"}
+    """Steps run on the processor; those that need a card or data say so."""
+    steps, skipped = dry_run([name for name in gpu.LIMITS if name not in WITH_NETWORKS], tmp_path / "gpu.json")
     assert skipped == {
         "sanitizer": "skipped: compute-sanitizer needs a GPU",
         "train": "skipped: a training needs a GPU",
@@ -176,15 +184,22 @@ def test_dry_run(tmp_path):
     assert cell["products"]["equal_first_spike_times"] == cell["bf16 products"]["equal_first_spike_times"] == 1
     assert cell["bf16 products"]["relative_gradient_error"] < 1e-5
     assert 0 < cell["share_that_fires"] < 1
-    for name in ("step", "conv", "infer"):
-        contenders = {row["contender"]: row["status"] for row in steps[name]["rows"]}
-        assert contenders["snnTorch Leaky"] == contenders["ss_lightning survival (triton)"] == "measured"
-        assert contenders["snnTorch Leaky (CUDA graph)"] == "needs a GPU"
     assert len(steps["scan"]["passes"]) == 9
     assert len(steps["crossover"]["rows"]) == 2
     assert {"events_ms", "dense_fp32_ms", "dense_tf32_ms", "dense_bf16_ms"} < set(steps["crossover"]["rows"][0])
     assert list(steps["split"]["ways"]) == ["float32", "bf16, 1 terms", "bf16, 2 terms", "bf16, 3 terms"]
     assert steps["split"]["ways"]["bf16, 3 terms"]["share_of_moved_spikes"] == 0
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not LONG, reason="minutes in the interpreter; SS_LIGHTNING_LONG_TESTS=1 runs it")
+def test_dry_run_of_networks(tmp_path):
+    steps, skipped = dry_run(WITH_NETWORKS, tmp_path / "gpu.json")
+    assert skipped == {}
+    for name in ("step", "conv", "infer"):
+        contenders = {row["contender"]: row["status"] for row in steps[name]["rows"]}
+        assert contenders["snnTorch Leaky"] == contenders["ss_lightning survival (triton)"] == "measured"
+        assert contenders["snnTorch Leaky (CUDA graph)"] == "needs a GPU"
     assert len(steps["graph"]["cells"]) == 2
     assert "needs a GPU" in steps["graph"]["note"]
     (epochs,) = steps["epochs"]["cells"].values()
