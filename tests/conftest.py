@@ -1,5 +1,6 @@
 """Small files in the true formats, and a cache that ends with the test."""
 
+import gc
 import gzip
 import hashlib
 import os
@@ -19,6 +20,17 @@ import torchvision.datasets
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ["OMP_NUM_THREADS"] = "1"
     torch.set_num_threads(1)
+
+
+def pytest_collection_finish():
+    # What is imported by now stays. Without it collecting garbage takes 0.4 seconds, and a benchmark does it often.
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_runtest_setup(item):
+    if item.get_closest_marker("long") and not os.environ.get("SS_LIGHTNING_LONG_TESTS"):
+        pytest.skip("a long test; SS_LIGHTNING_LONG_TESTS=1 runs it")
 
 
 @pytest.fixture(autouse=True)

@@ -30,6 +30,7 @@ from ss_lightning.runs.statistics import GroupStatistics, over_groups
 
 _SEED, _LEFT_OUT = "seed_everything", "data.init_args.test_speakers"
 _ROOT = "data.init_args.root"
+_TONIC = "data.init_args.dataset.class_path"
 _NEURON, _ESTIMATOR = "model.init_args.neuron", "model.init_args.estimator"
 _METRICS = (
     *("accuracy", "spikes_per_sample", "dead_fraction", "synops_per_sample"),
@@ -214,12 +215,16 @@ def fold_results(folder: Path) -> list[Result]:
 
 
 def data_name(config: Mapping[str, Any]) -> str:
-    """Name of the data of a flattened config, such as ``YinYang`` or ``SHD (spoken_digits)``."""
+    """Name of the data of a flattened config: ``YinYang``, ``SHD (spoken_digits)``, or that of one's own folder."""
     name = str(config.get("data.class_path", _MISSING)).rpartition(".")[2].removesuffix("Data")
+    if name == "Tonic":
+        return str(config.get(_TONIC, name)).rpartition(".")[2]
+    folder = Path(str(config.get(_ROOT) or "")).name  # of "." there is none
+    if name.endswith("Folder"):
+        return folder or name
     # Any files in the layout of SHD are read by the one class: only their folder tells them apart.
-    root = config.get(_ROOT) if _LEFT_OUT in config or name == "SHD" else None
-    folder = Path(str(root or "")).name  # of "." there is none
-    return f"{name} ({folder})" if folder else name
+    shown = folder and (_LEFT_OUT in config or name == "SHD")
+    return f"{name} ({folder})" if shown else name
 
 
 def newest_results(results: Iterable[Result]) -> list[Result]:

@@ -6,7 +6,7 @@ import copy
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Literal, NamedTuple, TypeAlias, cast
+from typing import Any, Literal, NamedTuple, TypeAlias, cast, overload
 
 import snntorch as snn
 import torch
@@ -54,6 +54,39 @@ class LayerActivity(NamedTuple):
     first_spike_time: Tensor
 
 
+class ActivityOnDemand(Sequence[LayerActivity]):
+    """The activity of hidden layers, computed when it is looked at: a training step seldom does, and it takes a while.
+
+    Args:
+        spikes: of every layer, ``[T, B, ...]``.
+    """
+
+    def __init__(self, spikes: Sequence[Tensor]) -> None:
+        self._spikes = spikes
+        self._known: dict[int, LayerActivity] = {}
+
+    def __len__(self) -> int:
+        return len(self._spikes)
+
+    @overload
+    def __getitem__(self, index: int) -> LayerActivity: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[LayerActivity]: ...
+
+    def __getitem__(self, index: int | slice) -> LayerActivity | list[LayerActivity]:
+        if isinstance(index, slice):
+            return [self[depth] for depth in range(*index.indices(len(self)))]
+        depth = range(len(self))[index]
+        if depth not in self._known:
+            spikes = self._spikes[depth]
+            # Whoever looks first may do so without gradients, and a later one with them.
+            with torch.set_grad_enabled(spikes.requires_grad):
+                count = spikes.sum(0).flatten(1)
+            self._known[depth] = LayerActivity(count, first_spike_time(spikes).flatten(1))
+        return self._known[depth]
+
+
 class NetworkOutput(NamedTuple):
     """What a network returns for a batch.
 
@@ -63,7 +96,7 @@ class NetworkOutput(NamedTuple):
     """
 
     readout: Tensor
-    activity: list[LayerActivity]
+    activity: Sequence[LayerActivity]
 
 
 class SpikingNetwork(nn.Module):
@@ -331,9 +364,7 @@ class SpikingNetwork(nn.Module):
         """The current ``[T, B, ...]`` of a hidden layer, normalised over steps and samples."""
         if not self.norms:
             return current
-        once = current[:1] if is_constant(current) else current
-        normalised = self.norms[depth](once.flatten(0, 1)).unflatten(0, once.shape[:2])
-        return normalised.expand(len(current), *[-1] * (current.dim() - 1))
+        return self.norms[depth](current.flatten(0, 1)).unflatten(0, current.shape[:2])
 
     def _onset_current(self, depth: int, neuron: nn.Module, num_steps: int) -> Tensor | None:
         """The current ``[T, N]`` (``[T, N, 1, 1]`` of channels) that stands for the onsets of a hidden layer."""
@@ -345,9 +376,18 @@ class SpikingNetwork(nn.Module):
         current = threshold_current(raised_threshold(onset.flatten(), num_steps, rise), beta.flatten())
         return current.unflatten(1, onset.shape)
 
-    def _hidden_spikes(self, depth: int, neuron: nn.Module, current: Tensor) -> Tensor:
-        """Spikes of a hidden layer for the current ``[T, B, ...]`` of its synapses."""
+    def _hidden_spikes(self, depth: int, neuron: nn.Module, current: Tensor, num_steps: int | None = None) -> Tensor:
+        """Spikes of a hidden layer for the current ``[T, B, ...]`` of its synapses.
+
+        Args:
+            depth: of the layer.
+            neuron: its neurons.
+            current: what comes in, ``[1, B, ...]`` if it is the same in all steps.
+            num_steps: ``T``; None for the length of ``current``.
+        """
         current = self._normalised(depth, current)
+        if num_steps is not None and len(current) < num_steps:
+            current = _InAllSteps.apply(current, num_steps)
         onset = self._onset_current(depth, neuron, len(current))
         current = _in_precision_of(neuron, current)
         return self._dropped(neuron(current if onset is None else current + onset[:, None]))
@@ -365,8 +405,7 @@ class SpikingNetwork(nn.Module):
         """
         heard, layers = run_layers(spikes, stages, skip=skip)
         readout = self.readout(_in_precision_of(self.readout, synapse(heard)))
-        activity = [LayerActivity(layer.sum(0).flatten(1), first_spike_time(layer).flatten(1)) for layer in layers]
-        return NetworkOutput(readout, activity)
+        return NetworkOutput(readout, ActivityOnDemand(layers))
 
     @property
     def _is_dropping(self) -> bool:
@@ -397,9 +436,20 @@ class SpikingNetwork(nn.Module):
             raise ValueError(f"the input must be time-major [T, B, N] with T >= 1, got {tuple(spikes.shape)}")
 
 
-def is_constant(steps: Tensor) -> bool:
-    """Whether ``[T, ...]`` is one step that stands for several, as ``Tensor.expand`` makes it."""
-    return len(steps) > 1 and steps.stride(0) == 0
+class _InAllSteps(torch.autograd.Function):
+    """``Tensor.expand`` from ``[1, ...]`` to ``[T, ...]``, with a gradient that is laid out in memory as it came.
+
+    That of ``expand`` is contiguous, and batch norm takes nine times as long where the channels of its input lie next
+    to each other and those of the gradient do not.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, once: Tensor, num_steps: int) -> Tensor:
+        return once.expand(num_steps, *[-1] * (once.dim() - 1))
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        return torch.sum(grad, 0, keepdim=True, out=torch.empty_like(grad[:1])), None
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ss_lightning.events import EventBatch
 from ss_lightning.functional.network import Stage
-from ss_lightning.networks.base import NetworkOutput, Spikes, SpikingNetwork, is_constant, synapses_per_input
+from ss_lightning.networks.base import NetworkOutput, Spikes, SpikingNetwork, synapses_per_input
 from ss_lightning.signatures import passes_on_to
 
 
@@ -129,7 +129,7 @@ class ConvNet(SpikingNetwork):
         stages = [
             Stage(
                 partial(_step_by_step, convolution),
-                partial(self._hidden_spikes, depth, neuron),
+                partial(self._hidden_spikes, depth, neuron, num_steps=len(dense)),
                 partial(pooled, depth),
             )
             for depth, (convolution, neuron) in enumerate(zip(self.convolutions, self.conv_neurons, strict=True))
@@ -204,15 +204,13 @@ def channels_last(images: Tensor) -> Tensor:
 
 
 def _images(dense: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-    """Input ``[T, B, N]`` as images ``[T, B, C, H, W]``, channels last; one that is the same in all steps stays one."""
+    """Input ``[T, B, N]`` as images ``[T, B, C, H, W]``, channels last; ``T`` is 1 if all steps are the same."""
+    if dense.stride(0) == 0:  # as Tensor.expand makes it
+        dense = dense[:1]
     steps, batch = dense.shape[:2]
-    once = dense[:1] if is_constant(dense) else dense
-    images = channels_last(once.reshape(len(once) * batch, *shape).to(dtype))
-    return images.unflatten(0, (len(once), batch)).expand(steps, *[-1] * (len(shape) + 1))
+    return channels_last(dense.reshape(steps * batch, *shape).to(dtype)).unflatten(0, (steps, batch))
 
 
 def _step_by_step(layer: nn.Module, images: Tensor) -> Tensor:
-    """A layer of images ``[S, C, H, W]`` on ``[T, B, C, H, W]``; what is the same in all steps is computed once."""
-    if is_constant(images):
-        return layer(images[0])[None].expand(len(images), *[-1] * (images.dim() - 1))
+    """A layer of images ``[S, C, H, W]`` on ``[T, B, C, H, W]``."""
     return layer(images.flatten(0, 1)).unflatten(0, images.shape[:2])

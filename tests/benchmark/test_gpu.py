@@ -15,7 +15,6 @@ from ss_lightning.benchmark import gpu, gpu_steps
 from ss_lightning.functional import CROSSOVER_FILE, crossover, read_crossovers
 
 ROOT = Path(__file__).parents[2]
-LONG = bool(os.environ.get("SS_LIGHTNING_LONG_TESTS"))
 
 
 @pytest.fixture
@@ -192,7 +191,7 @@ def test_dry_run(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not LONG, reason="minutes in the interpreter; SS_LIGHTNING_LONG_TESTS=1 runs it")
+@pytest.mark.long  # minutes in the interpreter
 def test_dry_run_of_networks(tmp_path):
     steps, skipped = dry_run(WITH_NETWORKS, tmp_path / "gpu.json")
     assert skipped == {}

@@ -164,7 +164,14 @@ def test_the_bar_shows_what_it_is_told(monkeypatch, capsys):
 
 @pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="there are no such signals")
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -9)])
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [
+        (signal.SIGINT, 130),
+        pytest.param(signal.SIGTERM, 143, marks=pytest.mark.long),
+        (signal.SIGKILL, -9),
+    ],
+)
 def test_no_process_outlives_the_command(number, code, tmp_path):
     """A terminal sends Ctrl-C to all processes, a scheduler SIGTERM to all; a kill meets the first alone."""
     sweep = tmp_path / "sweep.yaml"

@@ -97,7 +97,15 @@ def test_a_command_that_only_prints_fails_with_its_output(words, code, monkeypat
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("redirection", ["| head -1", "> /dev/full", ">&-", ">&- 2>&-"])
+@pytest.mark.parametrize(
+    "redirection",
+    [
+        "| head -1",
+        pytest.param("> /dev/full", marks=pytest.mark.long),
+        pytest.param(">&-", marks=pytest.mark.long),
+        ">&- 2>&-",
+    ],
+)
 def test_a_shell_takes_the_output_away(redirection, tmp_path):
     root = Path(__file__).parents[2]
     command = (

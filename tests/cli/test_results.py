@@ -365,6 +365,12 @@ def test_names():
     assert data_name({"data.class_path": "x.MNISTData", "data.init_args.root": "a"}) == "MNIST"
     assert data_name({"data.class_path": "x.SHDData", "data.init_args.root": "a/spoken"}) == "SHD (spoken)"
     assert data_name({"data.class_path": "x.SHDData", "data.init_args.root": "."}) == "SHD"
+    for kind in ("ImageFolder", "EventFolder", "AudioFolder"):
+        own = {"data.class_path": f"ss_lightning.data.{kind}Data"}
+        assert data_name(own | {"data.init_args.root": "a/my birds"}) == "my birds"
+        assert data_name(own | {"data.init_args.root": "."}) == kind
+    dataset = {"data.init_args.dataset.class_path": "tonic.datasets.DVSGesture", "data.init_args.root": "a"}
+    assert data_name({"data.class_path": "ss_lightning.data.TonicData", **dataset}) == "DVSGesture"
     conv = {"model.init_args.neuron": "multi", "model.init_args.channels": [4, 8], "model.init_args.hidden": [9]}
     assert network_name(conv) == "multi, convolutions 4-8, hidden 9"
     assert network_name({}) == "not recorded, hidden not recorded"

@@ -232,7 +232,7 @@ class TestSearch:
 
 class TestSideBySide:
     @pytest.mark.slow
-    @pytest.mark.parametrize("method", ["grid", "random"])
+    @pytest.mark.parametrize("method", ["grid", pytest.param("random", marks=pytest.mark.long)])
     def test_the_table_is_that_of_one_after_the_other(self, method, capsys):
         hidden = {"model.init_args.hidden": {"values": [[4], [8], [6, 4], [0]]}}  # the last cannot be built
         lr = {"optimizer.init_args.lr": {"distribution": "log_uniform_values", "min": 0.001, "max": 0.1}}
@@ -246,7 +246,7 @@ class TestSideBySide:
 
     @pytest.mark.slow
     @pytest.mark.skipif(os.name == "nt", reason="there are no such signals")
-    @pytest.mark.parametrize("storage", ["disk.journal", "sqlite:///trials.db"])
+    @pytest.mark.parametrize("storage", ["disk.journal", pytest.param("sqlite:///trials.db", marks=pytest.mark.long)])
     def test_two_processes_of_which_one_is_killed_give_the_table_of_one(self, storage):
         path = write()
         arguments = [path, "--trials=4", *SMALL[:-1], "--trainer.max_epochs=20"]

@@ -5,8 +5,11 @@ import pytest
 import torch
 
 from ss_lightning import MLP, ConvNet, EventBatch, SingleSpikeLeaky, StandardSingleSpikeLeaky
+from ss_lightning.functional.first_spike import first_spike_time
 from ss_lightning.losses import classification_loss, spike_penalty
 from ss_lightning.metrics import EvaluationMetrics
+from ss_lightning.networks import base
+from ss_lightning.networks.base import ActivityOnDemand
 
 COMMON = {"input_shape": (7,), "num_classes": 3, "step_ms": 1.0}
 
@@ -226,3 +229,39 @@ def test_a_batch_without_samples_or_events_changes_nothing(network, options, as_
         metrics = EvaluationMetrics(CLASSES, net.layer_sizes, 1.0, net.weight_uses, net.fires_once)
         metrics.update(spikes, output, net.fan_out(), loss, scores, labels)
         assert int(metrics.input_spikes_per_sample.count) == batch
+
+
+class TestActivityOnDemand:
+    def spikes(self):
+        torch.manual_seed(0)
+        return [(torch.rand(6, 3, *shape) < 0.2).double().requires_grad_() for shape in ((5,), (2, 3, 4), (1,))]
+
+    def test_each_layer_is_what_its_spikes_say(self):
+        spikes = self.spikes()
+        activity = ActivityOnDemand(spikes)
+        assert len(activity) == 3
+        for (count, first), layer in zip(activity, spikes, strict=True):
+            assert torch.equal(count, layer.sum(0).flatten(1))
+            assert torch.equal(first, first_spike_time(layer).flatten(1))
+        assert activity[-1] is activity[2]
+        assert activity[1:] == [activity[1], activity[2]]
+        with pytest.raises(IndexError):
+            activity[3]
+
+    def test_nothing_is_computed_before_it_is_looked_at(self, monkeypatch):
+        asked = []
+        monkeypatch.setattr(base, "first_spike_time", lambda spikes: asked.append(len(spikes)) or spikes[0])
+        net = MLP(input_shape=(7,), num_classes=3, step_ms=1.0, hidden=[4], backend="torch", neuron="multi")
+        output = net(dense_input())
+        output.readout.sum().backward()
+        assert asked == []
+        assert output.activity[0].first_spike_time.shape == (4, 4)
+        assert asked == [30]
+
+    def test_who_looks_without_gradients_takes_them_from_nobody(self):
+        spikes = self.spikes()[:1]
+        activity = ActivityOnDemand(spikes)
+        with torch.no_grad():
+            activity[0]
+        activity[0].spike_count.sum().backward()
+        assert torch.equal(spikes[0].grad, torch.ones(6, 3, 5).double())

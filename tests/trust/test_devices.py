@@ -21,8 +21,6 @@ from ss_lightning.losses import classification_loss
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
-LONG = bool(os.environ.get("SS_LIGHTNING_LONG_TESTS"))
-long_only = pytest.mark.skipif(not LONG, reason="SS_LIGHTNING_LONG_TESTS is not set")
 COMMON = [
     "--config", str(ROOT / "configs" / "yinyang.yaml"), "--data.num_train=97", "--data.num_val=41",
     "--data.num_test=43",
@@ -105,7 +103,7 @@ def test_two_devices_train_and_evaluate_as_one():
     compare_with_one_device()
 
 
-@long_only
+@pytest.mark.long
 @pytest.mark.parametrize("subcommand", ["validate", "test", "predict"])
 def test_two_devices_evaluate_a_checkpoint_as_one(subcommand):
     assert main(["fit", *COMMON, *ONE, *CPU, "--trainer.max_epochs=1"]) == 0
@@ -123,7 +121,7 @@ def test_two_devices_evaluate_a_checkpoint_as_one(subcommand):
         assert_close(metrics(0, subcommand), metrics(1, subcommand))
 
 
-@long_only
+@pytest.mark.long
 def test_torchrun():
     launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "ss_lightning")
     code, output, _ = finish(start("fit", *COMMON, *TWO, *CPU, "--trainer.max_epochs=2", launcher=launcher))
@@ -146,7 +144,7 @@ def slurm(process):
     }  # fmt: skip
 
 
-@long_only
+@pytest.mark.long
 @pytest.mark.parametrize("variables", [nodes, slurm])
 def test_two_nodes(variables):
     """Two processes that know of each other only by an address, as on two machines."""
@@ -163,7 +161,7 @@ def test_two_nodes(variables):
     compare_with_one_device()
 
 
-@long_only
+@pytest.mark.long
 def test_two_devices_resume_as_if_left_alone():
     for epochs, more in ((1, []), (2, ["--ckpt_path=last"])):
         code, output, _ = finish(start("fit", *COMMON, *TWO, *CPU, f"--trainer.max_epochs={epochs}", *more))
@@ -175,11 +173,13 @@ def test_two_devices_resume_as_if_left_alone():
     ("how", "rank", "words"),
     [
         ("data", 1, "error: data/file.h5: this file is broken. Mend it"),
-        pytest.param("raises", 1, "RuntimeError: this process is broken", marks=long_only),
-        pytest.param("exits", 1, "error: the connection to another process of this run broke", marks=long_only),
-        pytest.param("is killed", 1, "error: the connection to another process of this run broke", marks=long_only),
-        pytest.param("data", 0, "error: data/file.h5: this file is broken. Mend it", marks=long_only),
-        pytest.param("raises", 0, "RuntimeError: this process is broken", marks=long_only),
+        pytest.param("raises", 1, "RuntimeError: this process is broken", marks=pytest.mark.long),
+        pytest.param("exits", 1, "error: the connection to another process of this run broke", marks=pytest.mark.long),
+        pytest.param(
+            "is killed", 1, "error: the connection to another process of this run broke", marks=pytest.mark.long
+        ),
+        pytest.param("data", 0, "error: data/file.h5: this file is broken. Mend it", marks=pytest.mark.long),
+        pytest.param("raises", 0, "RuntimeError: this process is broken", marks=pytest.mark.long),
     ],
 )
 def test_a_process_that_dies_ends_the_run(how, rank, words):

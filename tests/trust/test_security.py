@@ -16,7 +16,6 @@ from ss_lightning.runs.checkpoints import AtomicCheckpointIO
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
-LONG = bool(os.environ.get("SS_LIGHTNING_LONG_TESTS"))
 YINYANG = ROOT / "configs" / "yinyang.yaml"
 SMALL = [
     "--data.num_train=20", "--data.num_val=10", "--data.num_test=10", "--data.num_steps=10", "--trainer.max_epochs=1",
@@ -97,7 +96,7 @@ def test_no_environment_makes_a_checkpoint_run_code(monkeypatch):
     assert not Path("executed").exists()
 
 
-@pytest.mark.skipif(not LONG, reason="SS_LIGHTNING_LONG_TESTS is not set")
+@pytest.mark.long
 def test_a_wandb_key_reaches_no_file_and_no_line(tmp_path):
     environment = {**os.environ, "WANDB_API_KEY": KEY, "WANDB_MODE": "offline", "PYTHONPATH": str(ROOT)}
     command = [

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from typing import Any
 
@@ -11,7 +10,6 @@ import pytest
 pytest.importorskip("triton")
 from tests.functional.kernels.compile_ahead import TARGETS, entries, start, table
 
-LONG = bool(os.environ.get("SS_LIGHTNING_LONG_TESTS"))
 # Registers of a thread. A multiprocessor has 65,536. So at the first bound it holds 10 programs of a scan, 64 threads
 # each, where a layer of 300 neurons and 128 samples needs 5 on each of 132; at the second bound it holds 6.
 REGISTERS = {"float32": 96, "float64": 160}
@@ -62,7 +60,7 @@ def test_every_kernel_compiles_for_every_card(target: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not LONG, reason="minutes for each card; SS_LIGHTNING_LONG_TESTS=1 runs it")
+@pytest.mark.long  # minutes for each card
 @pytest.mark.parametrize("target", TARGETS)
 def test_every_pair_of_estimator_and_surrogate_compiles_for_every_card(target: str) -> None:
     jobs = {dtype: start(target, dtype, "all") for dtype in REGISTERS}
