@@ -78,7 +78,7 @@ class ImageReader:
                 image = image.convert("L" if is_grey else "RGB")
                 if self.size is not None and image.size != self.size[::-1]:
                     image = ImageOps.fit(image, self.size[::-1], Image.Resampling.BILINEAR)
-                pixels = np.asarray(image)
+                pixels = np.array(image)  # a copy: torch warns of what cannot be written to
         except broken as error:
             raise DataError(f"{path}: cannot be read as an image ({error}). Get it again, or remove it.") from error
         return pixels[None] if pixels.ndim == 2 else np.ascontiguousarray(pixels.transpose(2, 0, 1))

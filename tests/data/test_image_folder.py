@@ -54,6 +54,18 @@ def test_parts_classes_and_pixels(folder):
     assert torch.equal(events.to_dense().sum(0), torch.ones(4, 20))
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("code", ["current", "latency"])
+def test_a_picture_to_predict_is_read_without_a_word(folder, code):
+    module = data(folder, num_steps=7, code=code)
+    picture = folder / "test/cat/0.png"
+    (recording,) = module.recording_readers((1, 4, 5))[".png"](picture, "s")
+    if code == "current":
+        expected = np.asarray(Image.open(picture)).ravel() / np.float32(255)
+        np.testing.assert_array_equal(recording.currents, expected)
+    assert len(recording.times) == (20 if code == "latency" else 0)
+
+
 def test_a_link_to_no_file_is_named_or_left_out(folder):
     (folder / "train/cat/9.png").symlink_to("nowhere.png")
     with pytest.raises(DataError, match=r"9\.png: a symbolic link to nowhere\.png, which leads to no file"):
