@@ -8,6 +8,7 @@ Figures are made without pyplot: nothing is shown, and nothing needs to be close
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -452,7 +453,7 @@ def shares(values: Mapping[str, float], xlabel: str) -> Figure:
 def _placed(values: list[Any]) -> tuple[list[float], list[tuple[float, str]]]:
     """Heights in [0, 1] of values on a vertical axis, and the labels of that axis."""
     if not all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
-        choices = sorted({str(value) for value in values})
+        choices = sorted({str(value) for value in values}, key=_by_numbers)
         place = {choice: (index + 0.5) / len(choices) for index, choice in enumerate(choices)}
         return [place[str(value)] for value in values], [(height, choice) for choice, height in place.items()]
     low, high = min(values), max(values)
@@ -468,6 +469,12 @@ def _placed(values: list[Any]) -> tuple[list[float], list[tuple[float, str]]]:
     between = math.sqrt(low * high) if logarithmic else (low + high) / 2
     marks = sorted(set(values)) if len(set(values)) <= 5 else [low, between, high]
     return [height(value) for value in values], [(height(mark), f"{mark:.3g}") for mark in marks]
+
+
+def _by_numbers(text: str) -> list[str | int]:
+    """A key to sort texts by that takes the numbers in them as numbers: [8] comes before [60]."""
+    parts = re.split(r"(\d+)", text)
+    return [int(part) if index % 2 else part for index, part in enumerate(parts)]
 
 
 def _short(name: str) -> str:
