@@ -387,7 +387,10 @@ class SpikingNetwork(nn.Module):
         """
         current = self._normalised(depth, current)
         if num_steps is not None and len(current) < num_steps:
-            current = _InAllSteps.apply(current, num_steps)
+            # Channels last, as they lie in memory, so that the gradient, a sum over the steps, lies so too: batch norm
+            # takes nine times as long where its input and its gradient differ in that.
+            last = current.movedim(2, -1)
+            current = last.expand(num_steps, *[-1] * (last.dim() - 1)).movedim(-1, 2)
         onset = self._onset_current(depth, neuron, len(current))
         current = _in_precision_of(neuron, current)
         return self._dropped(neuron(current if onset is None else current + onset[:, None]))
@@ -434,22 +437,6 @@ class SpikingNetwork(nn.Module):
             )
         if not isinstance(spikes, EventBatch) and len(spikes) < 1:
             raise ValueError(f"the input must be time-major [T, B, N] with T >= 1, got {tuple(spikes.shape)}")
-
-
-class _InAllSteps(torch.autograd.Function):
-    """``Tensor.expand`` from ``[1, ...]`` to ``[T, ...]``, with a gradient that is laid out in memory as it came.
-
-    That of ``expand`` is contiguous, and batch norm takes nine times as long where the channels of its input lie next
-    to each other and those of the gradient do not.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, once: Tensor, num_steps: int) -> Tensor:
-        return once.expand(num_steps, *[-1] * (once.dim() - 1))
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        return torch.sum(grad, 0, keepdim=True, out=torch.empty_like(grad[:1])), None
 
 
 @contextmanager

@@ -59,6 +59,7 @@ def test_parts_classes_and_pixels(folder):
 def test_a_picture_to_predict_is_read_without_a_word(folder, code):
     module = data(folder, num_steps=7, code=code)
     picture = folder / "test/cat/0.png"
+    assert ImageReader(color="grey").read(picture).flags.writeable, "torch warns once only, maybe in another test"
     (recording,) = module.recording_readers((1, 4, 5))[".png"](picture, "s")
     if code == "current":
         expected = np.asarray(Image.open(picture)).ravel() / np.float32(255)
