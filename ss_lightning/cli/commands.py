@@ -129,6 +129,8 @@ def _run(arguments: list[str]) -> int:
             return 0
         # Lightning's commands share one parser, which needs the word; the others have one of their own.
         words = arguments if command.module == LIGHTNING_CLI else arguments[1:]
+        if arguments[0] in ("folds", "sweep"):
+            import_module("ss_lightning.cli.fork_server").start_server(words)
         run = import_module(command.module).main
         warnings.formatwarning = format_warning  # Lightning has set one of its own by now
         return run(words)

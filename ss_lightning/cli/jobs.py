@@ -17,10 +17,9 @@ import time
 import traceback
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
-from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from types import FrameType
 from typing import Any, Generic, NoReturn, Protocol, TypeVar
@@ -30,6 +29,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from ss_lightning.cli.failures import explain
+from ss_lightning.cli.fork_server import job_context, without_ctrl_c
 from ss_lightning.cli.lightning_cli import is_interactive
 from ss_lightning.cli.output import format_warning, silence_warnings
 from ss_lightning.errors import DataError, UsageError
@@ -190,10 +190,11 @@ class _Worker:
         """Begin a task."""
         self.task = task
         if self.process is None:
-            context = multiprocessing.get_context("spawn")
+            context: Any = job_context()
             self.connection, theirs = context.Pipe()
-            self.process = context.Process(target=_serve, args=(theirs, self.work))
-            with _variables(self.environment), _without_ctrl_c():
+            variables = {**os.environ, **self.environment}
+            self.process = context.Process(target=_serve, args=(theirs, self.work, variables))
+            with without_ctrl_c():
                 self.process.start()
             theirs.close()
         self.send(task)
@@ -269,41 +270,15 @@ def _end(workers: Sequence[_Worker]) -> None:
             process.join()
 
 
-@contextmanager
-def _variables(environment: dict[str, str]) -> Iterator[None]:
-    """Around the start of a process that is to have these variables."""
-    before = {name: os.environ.get(name) for name in environment}
-    os.environ.update(environment)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
-
-
-@contextmanager
-def _without_ctrl_c() -> Iterator[None]:
-    """Around the start of a process that is not to hear it: a terminal sends Ctrl-C to all, and one of them decides."""
-    if not hasattr(signal, "pthread_sigmask"):  # Windows
-        yield
-        return
-    resource_tracker.ensure_running()  # its start would let the signal through again
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
 # In the processes that train ---------------------------------------------------------------------------------------
 
 
-def _serve(connection: Connection, pickled: bytes) -> None:
+def _serve(connection: Connection, pickled: bytes, variables: Mapping[str, str]) -> None:
     """Do one task after the other until there is none."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    os.environ.clear()  # the server may be older than the variables of the process that was started
+    os.environ.update(variables)
+    torch.set_num_threads(int(variables["OMP_NUM_THREADS"]))  # OpenMP has read its variable already
     # Whoever was killed cannot end this process.
     threading.Thread(target=_end_with_parent, daemon=True).start()
     lines = _Lines(connection)

@@ -57,7 +57,7 @@ def work(task, ask):
         while not Path(other).exists():
             assert time.monotonic() < deadline
             time.sleep(0.05)
-        return os.environ["OMP_NUM_THREADS"]
+        return torch.get_num_threads(), os.environ["OMP_NUM_THREADS"], os.environ["SET_AFTER_THE_SERVER_HAS_STARTED"]
     if name == "ask":
         return ask(int(content))
     if name == "refuse":
@@ -79,14 +79,18 @@ def no_process_is_left():
 
 
 @pytest.mark.slow
-def test_two_at_a_time_with_their_share_of_the_threads(tmp_path, monkeypatch):
+@pytest.mark.parametrize("method", ["of this machine", "spawn"])
+def test_two_at_a_time_with_their_share_of_the_threads(method, tmp_path, monkeypatch):
+    if method == "spawn":
+        monkeypatch.setattr(jobs_module, "job_context", lambda: multiprocessing.get_context("spawn"))
     monkeypatch.setattr(torch, "get_num_threads", lambda: 6)
+    monkeypatch.setenv("SET_AFTER_THE_SERVER_HAS_STARTED", "yes")
     a, b = tmp_path / "a", tmp_path / "b"
     # Each waits for the other, so they end only if they run at the same time.
     queue = Queue(f"meet {a} {b}", f"meet {b} {a}", "ask 4", "ask 5")
     lines = []
     run_side_by_side(queue, work, 2, lines.append)
-    assert [queue.results[task] for task in queue.results if task.startswith("meet")] == ["3", "3"]
+    assert [queue.results[task] for task in queue.results if task.startswith("meet")] == [(3, "3", "yes")] * 2
     assert (queue.results["ask 4"], queue.results["ask 5"]) == (8, 10)
     assert sorted(queue.asked) == [("ask 4", 4), ("ask 5", 5)]
     assert lines == ["a line of every task"]
