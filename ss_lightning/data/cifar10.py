@@ -1,6 +1,7 @@
-"""CIFAR-10 as a latency code: every colour of every pixel fires once, bright ones first.
+"""CIFAR-10, as a latency code of every colour of every pixel, or as constant currents.
 
-Source: Krizhevsky, "Learning multiple layers of features from tiny images", 2009; the code is that of arXiv:2205.15286.
+Source: Krizhevsky, "Learning multiple layers of features from tiny images", 2009; the codes are those of
+arXiv:2205.15286.
 """
 
 from __future__ import annotations

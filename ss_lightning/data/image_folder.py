@@ -87,7 +87,7 @@ class ImageFolderData(FolderData):
     @property
     def input_in_words(self) -> str:
         """See :attr:`ss_lightning.data.EventDataModule.input_in_words`; pixels are not binned."""
-        return "pixel values as constant currents" if self.code == "current" else f"{self.input} of a latency code"
+        return self.pixel_code().in_words
 
     def pixel_code(self) -> PixelCode:
         """How pixels become the input of a network."""
@@ -115,8 +115,7 @@ class ImageFolderData(FolderData):
 
     def dataset(self, subset: Subset) -> PixelDataset:
         """See :meth:`ss_lightning.data.EventDataModule.dataset`."""
-        augment = None if self.augment == UNCHANGED_IMAGES else self.augment
-        return PixelDataset(cast(PixelStore, subset.store), subset.indices, self.pixel_code(), augment)
+        return PixelDataset(cast(PixelStore, subset.store), subset.indices, self.pixel_code(), self.augment)
 
     def _warn_about_the_grid(self, name: str, subset: Subset) -> None:
         """There is nothing to warn of: the codes are made for the grid."""

@@ -1,4 +1,4 @@
-"""Images as a latency code: every pixel fires once, bright ones first (arXiv:2205.15286)."""
+"""Images as a latency code, every pixel fires once, bright ones first, or as constant currents (arXiv:2205.15286)."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ import numpy as np
 
 from ss_lightning.data.argument_checks import checked_choice, checked_fraction, checked_whole_number
 from ss_lightning.data.augment import UNCHANGED_IMAGES, ImageAugmentation, ImageAugmenter, checked_augmentation
-from ss_lightning.data.dataset import Augmenter
+from ss_lightning.data.dataset import Augmenter, SampleDataset
 from ss_lightning.data.download import DownloadedData, fetch_missing
-from ss_lightning.data.pixels import pixel_steps
+from ss_lightning.data.pixels import Code, PixelCode, PixelDataset, PixelStore, pixel_steps
 from ss_lightning.data.splits import Splits, Subset
 from ss_lightning.data.store import EventStore
 from ss_lightning.errors import DataError
@@ -60,8 +60,11 @@ class LatencyImages(DownloadedData):
         root: folder that has, or gets, the files of the data set.
         num_steps: steps of the time grid, ``T``. Value v fires at step ``(255 - v) * (T - 1) // 255``.
         step_ms: length of a step in milliseconds; the code above is in steps, so it does not move events.
+        code: "latency" for the code above; "current": the value of every pixel, 0 for black and 1 for white, is its
+            input in every step, as in the paper's experiment on CIFAR-10.
         val_fraction: share of the training images to hold out for validation; 0 for none.
-        background: "last_step": black pixels fire at step ``T - 1``, as in the paper; "silent": they never fire.
+        background: of the latency code: "last_step": black pixels fire at step ``T - 1``, as in the paper; "silent":
+            they never fire.
         augment: how the training images are changed at random.
         seed: seed of the choice of validation images.
 
@@ -78,6 +81,7 @@ class LatencyImages(DownloadedData):
         num_steps: int = 100,
         step_ms: float = 1.0,
         val_fraction: float = 0.1,
+        code: Code = "latency",
         background: Literal["last_step", "silent"] = "last_step",
         augment: ImageAugmentation = UNCHANGED_IMAGES,
         seed: int = 0,
@@ -85,6 +89,7 @@ class LatencyImages(DownloadedData):
     ) -> None:
         super().__init__(root=root, num_steps=num_steps, step_ms=step_ms, **options)
         self.val_fraction = checked_fraction("val_fraction", val_fraction)
+        self.code = checked_choice("code", code, ("latency", "current"))
         self.background = checked_choice("background", background, ("last_step", "silent"))
         self.augment = checked_augmentation(augment, ImageAugmentation, self.image_shape)
         self.seed = checked_whole_number("seed", seed, least=0)
@@ -97,6 +102,25 @@ class LatencyImages(DownloadedData):
         train, test = (self._store(*images) for images in self.load_images())
         return Splits.held_out(train, test, self.val_fraction, self.seed)
 
+    @property
+    def input_in_words(self) -> str:
+        """See :attr:`ss_lightning.data.EventDataModule.input_in_words`."""
+        return super().input_in_words if self.code == "latency" else self._currents.in_words
+
+    @property
+    def _currents(self) -> PixelCode:
+        return PixelCode(self.num_steps, "current")
+
+    def dataset(self, subset: Subset) -> SampleDataset:
+        """See :meth:`ss_lightning.data.EventDataModule.dataset`."""
+        if isinstance(subset.store, PixelStore):
+            return PixelDataset(subset.store, subset.indices, self._currents, self.augment)
+        return super().dataset(subset)
+
+    def _warn_about_the_grid(self, name: str, subset: Subset) -> None:
+        if self.code == "latency":
+            super()._warn_about_the_grid(name, subset)
+
     def _augmenter(self, subset: Subset) -> Augmenter | None:
         if self.augment == ImageAugmentation():
             return None
@@ -108,7 +132,9 @@ class LatencyImages(DownloadedData):
         """Read the training and the test images; download them first if they are missing."""
         raise NotImplementedError
 
-    def _store(self, images: np.ndarray, labels: np.ndarray) -> EventStore:
+    def _store(self, images: np.ndarray, labels: np.ndarray) -> EventStore | PixelStore:
+        if self.code == "current":
+            return PixelStore(images, labels.astype(np.int64), None, self.names)
         pixels = images.reshape(len(labels), -1)
         return EventStore.from_latencies(
             pixel_steps(pixels, self.num_steps),
@@ -169,7 +195,7 @@ class IdxImages(LatencyImages):
 
 @passes_on_to(LatencyImages)
 class MNISTData(IdxImages):
-    """MNIST: 60,000 training and 10,000 test images of 28 x 28 pixels, 10 digits, as a latency code.
+    """MNIST: 60,000 training and 10,000 test images of 28 x 28 pixels, 10 digits.
 
     Args:
         root: folder that has, or gets, the folder MNIST. It may be read-only if the files are there.

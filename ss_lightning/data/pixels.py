@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ss_lightning.binning import bin_events
-from ss_lightning.data.augment import ImageAugmentation, augment_images, drawn_changes
+from ss_lightning.data.augment import UNCHANGED_IMAGES, ImageAugmentation, augment_images, drawn_changes
 from ss_lightning.data.dataset import InputKind, SampleDataset
 from ss_lightning.data.preparation import Arrays, Sizes
 from ss_lightning.errors import DataError
@@ -176,6 +176,11 @@ class PixelCode:
     silent: bool = False
     input: InputKind = "events"
 
+    @property
+    def in_words(self) -> str:
+        """For the line that says what is trained on."""
+        return "pixel values as constant currents" if self.code == "current" else f"{self.input} of a latency code"
+
     def batch(self, pixels: np.ndarray) -> EventBatch | Tensor:
         """Images uint8 ``[B, C, H, W]`` as a batch ``[T, B, N]``."""
         flat = pixels.reshape(len(pixels), -1)
@@ -210,11 +215,11 @@ class PixelDataset(SampleDataset):
         store: the images.
         samples: int64 ``[S']``, those to use.
         code: what they become.
-        augment: how images that are asked for together with a key are changed; None for not at all.
+        augment: how images that are asked for together with a key are changed.
     """
 
     def __init__(
-        self, store: PixelStore, samples: np.ndarray, code: PixelCode, augment: ImageAugmentation | None = None
+        self, store: PixelStore, samples: np.ndarray, code: PixelCode, augment: ImageAugmentation = UNCHANGED_IMAGES
     ) -> None:
         self.store = store
         self.samples = samples
@@ -229,7 +234,7 @@ class PixelDataset(SampleDataset):
         keys, numbers = numbers.T if numbers.ndim == 2 else (None, numbers)
         chosen = self.samples[numbers]
         pixels = np.asarray(self.store.pixels[chosen])
-        if keys is not None and self.augment is not None:
+        if keys is not None and self.augment != UNCHANGED_IMAGES:
             changes = drawn_changes(self.augment, numbers, keys, *pixels.shape[2:])
             pixels = augment_images(pixels, **changes, background=0)
         return self.code.batch(pixels), torch.from_numpy(self.store.labels[chosen])

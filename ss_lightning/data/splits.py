@@ -8,7 +8,6 @@ from typing import Protocol
 
 import numpy as np
 
-from ss_lightning.data.store import EventStore
 from ss_lightning.errors import UsageError
 
 
@@ -65,7 +64,7 @@ class Splits:
     test: Subset | None
 
     @classmethod
-    def held_out(cls, store: EventStore, test: EventStore | None, fraction: float, seed: int) -> Splits:
+    def held_out(cls, store: SampleStore, test: SampleStore | None, fraction: float, seed: int) -> Splits:
         """Hold out random samples of a store for validation.
 
         Args:

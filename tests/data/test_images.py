@@ -1,6 +1,8 @@
 import numpy as np
 import pytest
+import torch
 
+from ss_lightning.data.augment import ImageAugmentation
 from ss_lightning.data.images import FashionMNISTData, MNISTData, pixel_steps
 from ss_lightning.errors import DataError, UsageError
 
@@ -46,6 +48,23 @@ def test_a_silent_background_never_fires(idx, tmp_path):
     dense = events.to_dense().numpy()
     np.testing.assert_array_equal(dense.sum(0), pixels > 0)
     np.testing.assert_array_equal(dense.argmax(0)[pixels > 0], ((255 - pixels) * 11 // 255)[pixels > 0])
+
+
+def test_a_constant_current_is_the_value_of_the_pixel(idx, tmp_path):
+    idx.write_all(tmp_path)
+    pixels = images(tmp_path, "t10k").reshape(10, -1)
+    data = MNISTData(root=str(tmp_path), num_steps=3, code="current", batch_size=10, augment=ImageAugmentation(shift=5))
+    assert (data.num_classes, data.input_shape, data.num_inputs) == (10, (1, 28, 28), 784)
+    assert data.input_in_words == "pixel values as constant currents"
+    currents, labels = next(iter(data.test_dataloader()))
+    assert labels.tolist() == list(range(10))
+    assert currents.shape == (3, 10, 784)
+    torch.testing.assert_close(currents, (torch.from_numpy(pixels) / 255).expand(3, -1, -1), rtol=0, atol=0)
+    moved = next(iter(data.train_dataloader()))[0]
+    data.augment = ImageAugmentation()
+    unmoved = next(iter(data.train_dataloader()))[0]
+    assert moved.shape == unmoved.shape == (3, 10, 784)
+    assert not torch.equal(moved, unmoved)
 
 
 def cut(path):
@@ -98,6 +117,7 @@ def test_images_and_labels_that_do_not_fit_are_named(idx, tmp_path):
         ({"val_fraction": 1.0}, "val_fraction is 1.0; expected"),
         ({"val_fraction": -0.1}, "val_fraction is -0.1; expected"),
         ({"background": "white"}, "background is 'white'; expected 'last_step' or 'silent'"),
+        ({"code": "rate"}, "code is 'rate'; expected 'latency' or 'current'"),
         ({"seed": -1}, "seed is -1"),
     ],
 )
