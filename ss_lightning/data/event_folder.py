@@ -15,7 +15,7 @@ from ss_lightning.data.augment import UNCHANGED, EventAugmentation, checked_augm
 from ss_lightning.data.event_files import EventReader
 from ss_lightning.data.folder_data import FolderData, event_store
 from ss_lightning.data.layouts import EVENT_SUFFIXES
-from ss_lightning.data.recording_files import Reader, Recording
+from ss_lightning.data.recording_files import Reader, Recording, holds_several, read_npz
 from ss_lightning.data.split_files import Parts, read_split_files, split_files
 from ss_lightning.data.splits import Splits
 from ss_lightning.data.store import EventStore
@@ -139,6 +139,9 @@ class EventFolderData(FolderData):
         """See :meth:`ss_lightning.data.EventDataModule.recording_readers`."""
 
         def read(path: Path, time_unit: TimeUnit = "s") -> Iterator[Recording]:
+            if path.suffix.lower() == ".npz" and holds_several(path):
+                yield from read_npz(path, time_unit)
+                return
             reader = replace(self.event_reader, time_unit=time_unit)
             recorded = reader.read(path)
             shape = reader.input_shape(dict(zip(recorded.axes, recorded.extent, strict=True)))

@@ -12,7 +12,7 @@ import numpy as np
 
 from ss_lightning.arrays import TimeUnit
 from ss_lightning.data.tables import read_table
-from ss_lightning.data.validation import refuse_broken_link
+from ss_lightning.data.validation import refuse_broken_link, whole_numbers
 from ss_lightning.errors import DataError, UsageError
 
 
@@ -43,7 +43,10 @@ _COLUMNS = {"times": ("times", "time", "t"), "units": ("units", "unit", "channel
 
 
 def read_npz(path: Path, time_unit: TimeUnit = "s") -> Iterator[Recording]:
-    """One recording from the arrays ``times`` and ``units``, as ``numpy.savez`` writes it."""
+    """One recording from the arrays ``times`` and ``units``, as ``numpy.savez`` writes it.
+
+    Beside an array ``lengths`` they are those of several recordings, one after the other.
+    """
     with np.load(path, allow_pickle=False) as arrays:
         missing = [name for name in ("times", "units") if name not in arrays.files]
         if missing:
@@ -51,7 +54,25 @@ def read_npz(path: Path, time_unit: TimeUnit = "s") -> Iterator[Recording]:
                 f"{path}: no array {' and no array '.join(missing)} (it has {_names(arrays.files)}); expected those of "
                 "one recording, as numpy.savez(path, times=times, units=units) writes them."
             )
-        yield Recording(path, 0, arrays["times"], arrays["units"], time_unit)
+        times, units = arrays["times"], arrays["units"]
+        if "lengths" not in arrays.files:
+            yield Recording(path, 0, times, units, time_unit)
+            return
+        lengths = whole_numbers(arrays["lengths"], f"{path}: lengths")
+    if lengths.min(initial=0) < 0 or not times.shape == units.shape == (lengths.sum(),):
+        raise DataError(
+            f"{path}: times of shape {times.shape} and units of shape {units.shape}, and the lengths add up to "
+            f"{lengths.sum()}; expected them to fit."
+        )
+    ends = lengths.cumsum()
+    for number, (begin, end) in enumerate(zip(ends - lengths, ends, strict=True)):
+        yield Recording(path, number, times[begin:end], units[begin:end], time_unit)
+
+
+def holds_several(path: Path) -> bool:
+    """Whether :func:`read_npz` finds ``lengths`` in a file."""
+    with np.load(path, allow_pickle=False) as arrays:
+        return "lengths" in getattr(arrays, "files", ())
 
 
 def read_hdf5(path: Path, time_unit: TimeUnit = "s") -> Iterator[Recording]:

@@ -143,7 +143,10 @@ def describe(
         raise UsageError(f"sample_shape is for nn.Sequential only: {type(network).__name__} knows its input")
     if type(network) is MLP:
         if network.max_delay_ms or any(network.delay_line):
-            raise UsageError("cannot write the network: its delays (max_delay_ms, delay_line_ms) have no place in NIR")
+            raise UsageError(
+                "cannot write the network: its delays (max_delay_ms, delay_line_ms) have no place in NIR. A program of "
+                "torch.export or ONNX has them: --format torch, --format onnx"
+            )
         about["arguments"] = _common_arguments(network) | {
             "hidden": network.layer_sizes,
             "skip": network.skip,

@@ -11,6 +11,7 @@ import pytest
 
 from ss_lightning.data import EventFolderData, EventStore
 from ss_lightning.data.event_files import EventReader, decode_evt3, panics_as_errors, read_columns
+from ss_lightning.data.recording_files import read_recordings
 from ss_lightning.errors import DataError, UsageError
 
 T = np.array([0.5, 1.0, 20.0, 31.25]) / 1000  # seconds
@@ -327,6 +328,8 @@ def test_one_file_for_each_part(tmp_path):
     assert isinstance(module.splits.train.store, EventStore)
     assert module.splits.test.store.labels[module.splits.test.indices].tolist() == [1, 0]
     assert module.speakers() == ["test0", "test1", "train0", "train1"]
+    readers = module.recording_readers(module.input_shape)
+    assert [one.units.tolist() for one in read_recordings(tmp_path / "test.npz", readers=readers)] == [X.tolist()] * 2
     module = data(tmp_path, test_speakers=["train0"], val_speakers=[])
     assert (len(module.splits.train), len(module.splits.test)) == (3, 2)
 

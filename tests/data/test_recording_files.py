@@ -51,6 +51,16 @@ def test_arrays_and_the_layout_of_shd(tmp_path):
     assert (first.units.tolist(), second.number, second.units.tolist()) == (UNITS, 1, [1])
 
 
+def test_several_recordings_in_one_file_of_arrays(tmp_path):
+    np.savez(tmp_path / "a.npz", times=[0.1, 0.2, 0.05], units=[3, 1, 0], lengths=[2, 0, 1], labels=[0, 1, 1])
+    found = read_recordings(tmp_path / "a.npz")
+    assert [(one.number, one.times.tolist(), one.units.tolist()) for one in found] == [
+        (0, [0.1, 0.2], [3, 1]),
+        (1, [], []),
+        (2, [0.05], [0]),
+    ]
+
+
 def test_a_folder_is_all_its_files(tmp_path):
     for name in ("b.npz", "sub/a.csv", "notes.md", ".hidden/c.npz", ".hidden/nothing/x.md"):
         (tmp_path / name).parent.mkdir(exist_ok=True, parents=True)
@@ -66,6 +76,9 @@ BROKEN = {
     "text.npz": (lambda path: path.write_text("no archive", encoding="utf-8"), "cannot be read as .npz"),
     "other.npz": (lambda path: np.savez(path, x=[1], t=[2]), r"no array times and no array units \(it has x, t\)"),
     "pickle.npz": (lambda path: np.savez(path, times=np.array([[1], [2, 3]], object), units=[1]), "cannot be read"),
+    "short.npz": (lambda path: np.savez(path, times=[1], units=[1], lengths=[2]), "the lengths add up to 2; expected"),
+    "below.npz": (lambda path: np.savez(path, times=[1], units=[1], lengths=[2, -1]), "the lengths add up to 1; exp"),
+    "halves.npz": (lambda path: np.savez(path, times=[1], units=[1], lengths=[0.5, 0.5]), "lengths: 0.5 at sample 0"),
     "text.h5": (lambda path: path.write_text("no HDF5", encoding="utf-8"), "cannot be read as .h5"),
     "other.h5": (lambda path: h5py.File(path, "w").close(), r"no data set spikes/times .*\(it has none\)"),
     "uneven.h5": (lambda path: write_h5(path, units=(UNITS,)), r"shape \(2,\) and spikes/units \(1,\)"),
