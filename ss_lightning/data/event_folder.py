@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
+from lightning.pytorch.utilities import rank_zero_warn
 
 from ss_lightning.arrays import TimeUnit
 from ss_lightning.data.argument_checks import checked_choice, checked_whole_number
@@ -16,7 +17,7 @@ from ss_lightning.data.event_files import EventReader
 from ss_lightning.data.folder_data import FolderData, event_store
 from ss_lightning.data.layouts import EVENT_SUFFIXES
 from ss_lightning.data.recording_files import Reader, Recording, holds_several, read_npz
-from ss_lightning.data.split_files import Parts, read_split_files, split_files
+from ss_lightning.data.split_files import Parts, kept_events, read_split_files, split_files
 from ss_lightning.data.splits import Splits
 from ss_lightning.data.store import EventStore
 from ss_lightning.errors import UsageError
@@ -95,6 +96,8 @@ class EventFolderData(FolderData):
         """See :meth:`FolderData.load_splits`."""
         found = self._split_files()
         splits = super().load_splits() if found is None else self.splits_of(*found)
+        if found is not None:
+            self._warn_about_other_files()
         checked_augmentation(self.augment, EventAugmentation, splits.train.store.input_shape)
         if self.units_per_input > 1 and len(splits.train.store.input_shape) > 1:
             raise UsageError("units_per_input is for recordings without x and y; use data.pixels_per_input.")
@@ -114,10 +117,15 @@ class EventFolderData(FolderData):
         """The recordings, where each part is one file."""
         # A pattern says what the names of recordings mean.
         files = split_files(Path(self.root).expanduser()) if self.pattern is None else {}
-        reader = self.event_reader
-        if not files:
-            return None
-        return read_split_files(files, reader.num_units, reader.time_unit, reader.allow_empty, reader.sort_times)
+        return read_split_files(files, self.event_reader) if files else None
+
+    def _warn_about_other_files(self) -> None:
+        inside = Path(self.root).expanduser().glob("*/**/*")
+        if other := next((path for path in inside if path.suffix.lower() in EVENT_SUFFIXES), None):
+            rank_zero_warn(
+                f"{self.root}: train.npz is trained on, and the files in folders beside it are not, such as {other}. "
+                "Move one or the other away."
+            )
 
     def make_store(
         self,
@@ -140,7 +148,9 @@ class EventFolderData(FolderData):
 
         def read(path: Path, time_unit: TimeUnit = "s") -> Iterator[Recording]:
             if path.suffix.lower() == ".npz" and holds_several(path):
-                yield from read_npz(path, time_unit)
+                for one in read_npz(path, time_unit):
+                    times, units = kept_events(self.event_reader, one.times, one.units, time_unit)
+                    yield one._replace(times=times, units=units)
                 return
             reader = replace(self.event_reader, time_unit=time_unit)
             recorded = reader.read(path)

@@ -9,10 +9,11 @@ from typing import NamedTuple
 import numpy as np
 
 from ss_lightning.arrays import TimeUnit
+from ss_lightning.data.event_files import EventReader
 from ss_lightning.data.layouts import PARTS
 from ss_lightning.data.store import EventStore
 from ss_lightning.data.validation import MOST_CLASSES, whole_numbers
-from ss_lightning.errors import DataError
+from ss_lightning.errors import DataError, UsageError
 
 _NEEDED = ("times", "units", "lengths", "labels")
 _HOW = (
@@ -48,28 +49,31 @@ def split_files(root: Path) -> dict[str, Path]:
     return found
 
 
-def read_split_files(
-    files: Mapping[str, Path], num_units: int | None, time_unit: TimeUnit, allow_empty: bool, sort_times: bool
-) -> Parts:
+def read_split_files(files: Mapping[str, Path], reader: EventReader) -> Parts:
     """Read the parts of a data set.
 
     Args:
         files: the file of each part.
-        num_units: units of a recording; None for what the files have.
-        time_unit: of the times.
-        allow_empty: accept recordings without events.
-        sort_times: put the events of a recording in order; else times that go backwards are an error.
+        reader: what is expected of the recordings, and what is kept of them.
 
     Raises:
         DataError: a file cannot be read or does not hold what is expected.
+        UsageError: the reader has settings for x and y.
     """
+    of_cameras = {"sensor_size": None, "merge_polarity": False, "pixels_per_input": 1}
+    if given := [name for name, default in of_cameras.items() if getattr(reader, name) != default]:
+        raise UsageError(
+            f"{given[0]} is for recordings with x and y, but {files['train']} has units. Leave it out, or write a file "
+            "for each recording."
+        )
+    num_units = reader.num_units
     arrays = {part: _read(path) for part, path in files.items()}
     flat = [array["units"] for array in arrays.values() if len(array["units"])]
     if num_units is None:
         num_units = int(max((units.max() for units in flat), default=0)) + 1
     class_names = _class_names(files, arrays)
     for part, path in files.items():
-        if not sort_times:
+        if not reader.sort_times:
             _refuse_falling_times(path, arrays[part])
         strange = np.setdiff1d(arrays[part]["labels"], arrays["train"]["labels"])
         if len(strange):
@@ -86,21 +90,44 @@ def read_split_files(
     for part, path in files.items():
         array = arrays[part]
         ends = array["lengths"].cumsum()[:-1]
+        pairs = zip(np.split(array["times"], ends), np.split(array["units"], ends), strict=True)
+        kept = [kept_events(reader, *pair, reader.time_unit) for pair in pairs]
         stores.append(
             EventStore.from_arrays(
-                np.split(array["times"], ends),
-                np.split(array["units"], ends),
+                [times for times, _ in kept],
+                [units for _, units in kept],
                 array["labels"],
                 groups=np.searchsorted(group_names, array["groups"].astype(str)) if groups else None,
                 num_units=num_units,
-                time_unit=time_unit,
+                time_unit=reader.time_unit,
                 class_names=class_names,
-                allow_empty=allow_empty,
+                # A window may leave nothing of a recording.
+                allow_empty=reader.allow_empty or (reader.window_ms is not None and 0 not in array["lengths"]),
                 source=str(path),
             )
         )
     parts = np.repeat(np.array(list(files)), [len(store) for store in stores])
     return Parts(EventStore.joined(stores), parts, group_names)
+
+
+def kept_events(
+    reader: EventReader, times: np.ndarray, units: np.ndarray, time_unit: TimeUnit
+) -> tuple[np.ndarray, np.ndarray]:
+    """What a reader keeps of a recording of a file of several: its window, from its first event if that is asked for.
+
+    Args:
+        reader: the settings.
+        times: ``[E]``, in no order.
+        units: ``[E]``.
+        time_unit: of the times.
+    """
+    if reader.from_first_event and len(times):
+        times = times - times.min()
+    if reader.window_ms is not None:
+        begin, end = (edge * {"s": 1e-3, "ms": 1, "us": 1e3}[time_unit] for edge in reader.window_ms)
+        inside = (times >= begin) & (times < end)
+        times, units = times[inside] - begin, units[inside]
+    return times, units
 
 
 def _class_names(files: Mapping[str, Path], arrays: Mapping[str, Mapping[str, np.ndarray]]) -> list[str]:

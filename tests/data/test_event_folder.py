@@ -368,6 +368,30 @@ def test_a_part_whose_events_are_in_no_order(tmp_path):
     assert store.times[:4].tolist() == (T * 1000).tolist()
 
 
+def test_a_part_of_each_recording_of_a_part(tmp_path):
+    parts(tmp_path)
+    module = data(tmp_path, from_first_event=True, window_ms=[0.2, 25], val_fraction=0)
+    store = module.splits.train.store
+    expected = T[1:3] - T[0] - 0.0002
+    assert np.diff(store.offsets).tolist() == [2] * 5
+    np.testing.assert_allclose(store.times[:2] / store.step_length(1.0), expected * 1000, rtol=1e-9)
+    assert store.units[:2].tolist() == X[1:3].tolist()
+    readers = module.recording_readers(module.input_shape)
+    first, _ = read_recordings(tmp_path / "test.npz", readers=readers)
+    np.testing.assert_allclose(first.times, expected, rtol=1e-9)
+    # The same recordings in files of their own.
+    alone = tmp_path / "alone"
+    for n in range(2):
+        (alone / "train" / f"{n}").mkdir(parents=True)
+        np.savez(alone / "train" / f"{n}" / "a.npz", times=T, units=X)
+    other = data(alone, from_first_event=True, window_ms=[0.2, 25], val_fraction=0, test_fraction=0).splits.train.store
+    np.testing.assert_allclose(other.times[:2] / other.step_length(1.0), expected * 1000, rtol=1e-9)
+    with pytest.raises(UsageError, match=r"pixels_per_input is for recordings with x and y, but .*train\.npz"):
+        data(tmp_path, pixels_per_input=2).splits  # noqa: B018
+    with pytest.warns(UserWarning, match=r"train\.npz is trained on, .* such as .*alone"):
+        data(tmp_path, val_fraction=0).splits  # noqa: B018
+
+
 def test_a_part_without_lengths(tmp_path):
     np.savez(tmp_path / "train.npz", times=T, units=X, labels=[0])
     with pytest.raises(DataError, match=r"no lengths among times, units, labels\. Write it with numpy\.savez"):
