@@ -24,6 +24,7 @@ from multiprocessing.connection import Connection, wait
 from types import FrameType
 from typing import Any, Generic, NoReturn, Protocol, TypeVar
 
+import numpy as np
 import torch
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -279,6 +280,7 @@ def _serve(connection: Connection, pickled: bytes, variables: Mapping[str, str])
     os.environ.clear()  # the server may be older than the variables of the process that was started
     os.environ.update(variables)
     torch.set_num_threads(int(variables["OMP_NUM_THREADS"]))  # OpenMP has read its variable already
+    np.random.seed()  # noqa: NPY002 - all processes that are forked from one begin with the same state
     # Whoever was killed cannot end this process.
     threading.Thread(target=_end_with_parent, daemon=True).start()
     lines = _Lines(connection)
