@@ -112,7 +112,13 @@ def _parser() -> ArgumentParser:
     parser.add_argument(
         "--ckpt_path", type=str, help="the weights; if not given, the best of the newest run of --config"
     )
-    parser.add_argument("--config", "-c", type=str, help="the config of the training, to find its newest run")
+    parser.add_argument(
+        "--config",
+        "-c",
+        action="append",
+        default=[],
+        help="the config of the training, to find its newest run; of several the first, which names the run",
+    )
     parser.add_argument(
         "--time_unit",
         type=str,
@@ -126,14 +132,14 @@ def _parser() -> ArgumentParser:
     return parser
 
 
-def _checkpoint(path: str | None, config: str | None, root: Path) -> Path:
+def _checkpoint(path: str | None, configs: Sequence[str], root: Path) -> Path:
     if path not in (None, "best", "last"):
         check_checkpoint_file(path)
         return Path(path)
-    if config is None:
+    if not configs:
         raise UsageError("name the trained network: --ckpt_path FILE, or --config FILE for its newest run")
-    check_config_files(["predict", "--config", config])
-    where = Path(config) if Path(config).is_file() else find_recipe(config)
+    check_config_files(["predict", *(f"--config={config}" for config in configs)])
+    where = Path(configs[0]) if Path(configs[0]).is_file() else find_recipe(configs[0])
     return find_checkpoint(root / config_name(where, root), path or "best")
 
 

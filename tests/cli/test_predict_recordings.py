@@ -143,6 +143,10 @@ def test_the_newest_run_of_a_config(folder, capsys):
         (folder / place).write_text(yaml.safe_dump(config), encoding="utf-8")
     assert main(["predict", "--config", "words.yaml", "--recordings", "a.npz"]) == 0
     assert "predictions  runs/words/predict_0/predictions.csv" in capsys.readouterr().out
+    # The first of several names the run, as in fit.
+    (folder / "more.yaml").write_text("seed_everything: 1\n", encoding="utf-8")
+    assert main(["predict", "--config", "words.yaml", "--config", "more.yaml", "--recordings", "a.npz"]) == 0
+    assert "predictions  runs/words/predict_1/predictions.csv" in capsys.readouterr().out
 
 
 def test_a_data_module_can_read_more(folder, monkeypatch, capsys):
