@@ -33,7 +33,9 @@ def start_server(words: Sequence[str]) -> None:
     Args:
         words: the command line behind the subcommand.
     """
-    has_jobs = any(word.partition("=")[0] in ("--jobs", "--storage") for word in words)
+    # Each option with its value, written as one word or as two.
+    given = [(*word.split("=", 1), after)[:2] for word, after in zip(words, [*words[1:], ""], strict=False)]
+    has_jobs = any(name == "--storage" or (name == "--jobs" and value != "1") for name, value in given)
     if has_jobs and job_context().get_start_method() == "forkserver":
         from multiprocessing import forkserver  # not on Windows
 

@@ -72,7 +72,7 @@ def read_npz(path: Path, time_unit: TimeUnit = "s") -> Iterator[Recording]:
 def holds_several(path: Path) -> bool:
     """Whether :func:`read_npz` finds ``lengths`` in a file."""
     with np.load(path, allow_pickle=False) as arrays:
-        return "lengths" in getattr(arrays, "files", ())
+        return "lengths" in arrays.files
 
 
 def read_hdf5(path: Path, time_unit: TimeUnit = "s") -> Iterator[Recording]:

@@ -121,6 +121,8 @@ def kept_events(
         units: ``[E]``.
         time_unit: of the times.
     """
+    if times.dtype.kind not in "iuf" or not (np.isfinite(times) & (times >= 0)).all():
+        return times, units  # for the one who takes them to refuse
     if reader.from_first_event and len(times):
         times = times - times.min()
     if reader.window_ms is not None:

@@ -35,6 +35,8 @@ def test_a_process_of_a_job_has_imported_what_takes_long():
         (["--config", "shd.yaml", "--jobs=2"], True),
         (["sweep.yaml", "--storage", "shared.journal"], True),
         (["sweep.yaml", "--trials", "2"], False),
+        (["sweep.yaml", "--jobs", "1"], False),
+        (["sweep.yaml", "--jobs=1", "--trials=2"], False),
         ([], False),
     ],
 )

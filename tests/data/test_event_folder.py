@@ -386,6 +386,11 @@ def test_a_part_of_each_recording_of_a_part(tmp_path):
         np.savez(alone / "train" / f"{n}" / "a.npz", times=T, units=X)
     other = data(alone, from_first_event=True, window_ms=[0.2, 25], val_fraction=0, test_fraction=0).splits.train.store
     np.testing.assert_allclose(other.times[:2] / other.step_length(1.0), expected * 1000, rtol=1e-9)
+    for broken in (np.nan, -1.0, np.inf):  # a window does not drop in silence what is wrong
+        parts(tmp_path, times=lambda _, n, broken=broken: np.tile([*T[:3], broken], n))
+        with pytest.raises(DataError, match="time"):
+            data(tmp_path, window_ms=[0.2, 25], sort_times=True).splits  # noqa: B018
+    parts(tmp_path)
     with pytest.raises(UsageError, match=r"pixels_per_input is for recordings with x and y, but .*train\.npz"):
         data(tmp_path, pixels_per_input=2).splits  # noqa: B018
     with pytest.warns(UserWarning, match=r"train\.npz is trained on, .* such as .*alone"):
