@@ -425,7 +425,7 @@ def render_results(rows: Sequence[Row], command: str, left_out: int = 0) -> str:
     entries = []
     for number, row in enumerate(rows, start=1):
         cells = {name: cell if name == "command" else as_text(cell) for name, cell in row_cells(row).items()}
-        title = cells["data"] + (", speakers left out" if row.first.left_out is not None else "")
+        title = cells["data"] + (", by folds" if row.first.left_out is not None else "")
         shown = [cells[name] for name in _IN_TABLE]
         tables.setdefault(title, []).append([*shown, f"[{number}](#entry-{number})"])
         lines = "".join(f"| {name} | {cell} |\n" for name, cell in cells.items())
@@ -457,8 +457,8 @@ Written from the files that the runs left, nothing by hand:
 
 - Accuracy is that on the test set: mean ± standard deviation over the seeds of a row, or over its folds.
 - Hidden spikes are per test sample. Seconds are those of one training, its validation included.
-- "Speakers left out" means `folds`: each speaker is tested by a network that was trained without it. Where the settings
-  of a config were themselves chosen by such folds, expect a little less of speakers that no one has chosen by.
+- "By folds" means the command `folds`: each speaker, or other group of samples, is tested by a network that was trained
+  without it. Where the settings of a config were themselves chosen by such folds, expect a little less of new speakers.
 {more}
 {tables}
 ## Entries
