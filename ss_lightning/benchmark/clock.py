@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import gc
+import math
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 
 from ss_lightning.errors import UsageError
 
 Job = Callable[[], object]
+
+_MEMORY = Path("/proc/meminfo")
 
 
 class Clock:
@@ -38,10 +42,12 @@ class Clock:
         self.processor_seconds = (time.process_time() - processor_start) / repeats
         return (time.perf_counter() - start) / repeats
 
-    def free_bytes(self) -> int:
-        """Bytes of memory that can be used now."""
-        with open("/proc/meminfo", encoding="utf-8") as file:
-            fields = dict(line.split(":") for line in file)
+    def free_bytes(self) -> float:
+        """Bytes of memory that can be used now; infinity where the system does not say, as Windows and macOS."""
+        try:
+            fields = dict(line.split(":") for line in _MEMORY.read_text(encoding="utf-8").splitlines())
+        except FileNotFoundError:
+            return math.inf
         return int(fields["MemAvailable"].split()[0]) * 1024
 
     def watch_memory(self) -> Callable[[], float]:
@@ -68,7 +74,7 @@ class CudaClock(Clock):
         torch.cuda.synchronize(self.device)
         return start.elapsed_time(end) / 1000 / repeats
 
-    def free_bytes(self) -> int:
+    def free_bytes(self) -> float:
         """Bytes of the card's memory that can be used now."""
         gc.collect()
         torch.cuda.empty_cache()
