@@ -67,6 +67,14 @@ def test_a_recipe_is_found_in_any_folder(tmp_path, monkeypatch, capsys):
     assert with_packaged_recipes(["--config", "configs/mnist.yaml"]) == ["--config", "configs/mnist.yaml"]
 
 
+def test_a_job_does_not_say_again_what_its_command_said(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("ss_lightning.cli.recipes.parent_process", lambda: "the command")
+    arguments = with_packaged_recipes(["fit", "--config", "configs/cifar10.yaml"])
+    assert arguments[2] != "configs/cifar10.yaml"
+    assert capsys.readouterr().err == ""
+
+
 def test_configs_lists_and_copies(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert main(["configs"]) == 0

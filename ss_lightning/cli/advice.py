@@ -138,6 +138,22 @@ def idle_keys(model: Mapping[str, Any], duration_ms: float | None) -> list[str]:
     return notes + (_too_late(model, duration_ms) if duration_ms is not None else [])
 
 
+def idle_data_keys(data: Mapping[str, Any]) -> list[str]:
+    """A note for each setting of a data module that does nothing because of another one.
+
+    Args:
+        data: arguments of the data module by name.
+    """
+    if data.get("code") != "current":
+        return []
+    of_spikes = {"background": "last_step", "binning": "binary"}
+    return [
+        f"data.{name} = {data[name]} does nothing: data.code is current, and nothing fires at the input"
+        for name, default in of_spikes.items()
+        if data.get(name, default) != default
+    ]
+
+
 def _too_late(model: Mapping[str, Any], duration_ms: float) -> list[str]:
     """Notes on delays after which nothing is left of a sample."""
     end = f"a sample ends after data.num_steps * data.step_ms = {duration_ms:g} ms"

@@ -31,7 +31,7 @@ from lightning.pytorch.cli import (
 from lightning.pytorch.plugins import CheckpointIO
 from torch.optim import Optimizer
 
-from ss_lightning.cli.advice import idle_keys, idle_parts, rising_rate
+from ss_lightning.cli.advice import idle_data_keys, idle_keys, idle_parts, rising_rate
 from ss_lightning.cli.arguments import (
     check_checkpoint_file,
     check_config_files,
@@ -496,7 +496,8 @@ class SpikingCLI(LightningCLI):
         else:
             updates = self._updates_per_epoch() if by_update else None
             notes = rising_rate(config.get("lr_scheduler"), self.trainer.max_epochs, updates)
-        for note in notes + idle_keys(config["model"].get("init_args", {}), duration_ms):
+        notes += idle_keys(config["model"].get("init_args", {}), duration_ms)
+        for note in notes + idle_data_keys(config["data"].get("init_args", {})):
             print(f"note  {note}")
 
     # Afterwards ------------------------------------------------------------------------------------------------------

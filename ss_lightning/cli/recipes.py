@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 from functools import cache
 from importlib.resources import files
+from multiprocessing import parent_process
 from pathlib import Path
 
 from ss_lightning._version import __version__
@@ -67,7 +68,8 @@ def on_disk_or_packaged(path: str) -> str:
 
 @cache
 def _say_once(line: str) -> None:
-    print(line, file=sys.stderr)
+    if parent_process() is None:  # a job's command has said it
+        print(line, file=sys.stderr)
 
 
 def summary(recipe: Path) -> str:

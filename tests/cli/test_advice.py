@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from ss_lightning.cli.advice import idle_keys, idle_parts, rising_rate
+from ss_lightning.cli.advice import idle_data_keys, idle_keys, idle_parts, rising_rate
 
 DEFAULTS = {"spike_target": [0.0, math.inf], "spike_weight": 0.0, "learn_beta": True, "log_tau": False}
 DELAYS = {"max_delay_ms": 0.0, "delay_per_synapse": False, "delay_width_ms": None, "delay_line_ms": [0.0]}
@@ -29,6 +29,14 @@ def test_a_key_without_its_switch_is_noted(alone, switch, reason):
     assert note.startswith(f"model.{name} = {alone[name]} does nothing: ")
     assert reason in note
     assert idle_keys(DEFAULTS | DELAYS | alone | switch, 100.0) == []
+
+
+def test_keys_of_spikes_are_noted_beside_constant_currents():
+    spikes = {"code": "latency", "background": "silent", "binning": "count"}
+    assert idle_data_keys(spikes) == idle_data_keys({"binning": "count"}) == idle_data_keys({"code": "current"}) == []
+    background, binning = idle_data_keys(spikes | {"code": "current"})
+    assert background.startswith("data.background = silent does nothing: data.code is current")
+    assert binning.startswith("data.binning = count does nothing")
 
 
 @pytest.mark.parametrize(
