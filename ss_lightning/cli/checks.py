@@ -26,6 +26,10 @@ def check_trainer(config: Namespace) -> None:
     """
     if config.accumulate_grad_batches < 1:
         raise UsageError(f"trainer.accumulate_grad_batches is {config.accumulate_grad_batches}; expected 1 or more")
+    if config.enable_checkpointing is False:
+        raise UsageError(
+            "trainer.enable_checkpointing is false, but fit always keeps the best and the last checkpoint. Leave it out"
+        )
     cores = os.cpu_count() or 1
     if config.accelerator in ("cpu", "auto") and isinstance(config.devices, int) and config.devices > 16 * cores:
         raise UsageError(f"trainer.devices is {config.devices}, but this machine has {cores} CPU cores")

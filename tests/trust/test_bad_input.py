@@ -527,6 +527,7 @@ WRONG_CONFIGS = {
     "a huge seed": (replaced("everything: 0", "everything: 99999999999999"), "seed_everything: 99999999999999"),
     "many devices": (added("devices: 99999"), "trainer.devices is 99999"),
     "steps of no batches": (added("accumulate_grad_batches: 0"), "accumulate_grad_batches is 0"),
+    "no checkpoints": (added("enable_checkpointing: false"), "fit always keeps the best and the last checkpoint"),
 }  # fmt: skip
 MORE_WRONG_CONFIGS = {
     "empty": (lambda text: "", "is empty"),
