@@ -313,6 +313,8 @@ def config_page() -> str:
     parts = [(DOCS / "_extensions" / "configs.md").read_text(encoding="utf-8")]
     folders = {
         "": "First choices",
+        "own": "Your own data",
+        "quick": "Trained in seconds",
         "best": "Highest accuracy",
         "paper": "Recipes of the paper",
         "sweeps": "Sweep files",
