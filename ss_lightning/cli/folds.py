@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import hashlib
 import json
 import math
 import re
@@ -288,8 +289,22 @@ def read_fold(folder: Path, fold: Fold, seed: int) -> dict[str, Any] | None:
 
 def _folders(folder: Path, fold: Fold, seed: int) -> tuple[Path, Path]:
     """Where the training and the test of a fold are."""
-    name = re.sub(r"[^\w.+-]", "-", "_".join(map(str, fold)))
+    name = _fold_name(list(map(str, fold)))
     return folder / f"without_{name}" / f"version_{seed}", folder / f"without_{name}" / f"test_{seed}"
+
+
+def _fold_name(speakers: Sequence[str]) -> str:
+    """Speakers as a part of a folder's name, another one for other speakers.
+
+    Names that no folder can have, that are too long, or that would be the same where a disk knows no capital letters,
+    end with a hash.
+    """
+    name = "_".join(speakers)
+    if len(name) <= 100 and all(re.fullmatch(r"[a-z0-9.+-]+", speaker) for speaker in speakers):
+        return name
+    digest = hashlib.sha256(json.dumps(speakers).encode()).hexdigest()[:8]
+    shown = name if len(name) <= 80 else f"{speakers[0][:40]}_to_{speakers[-1][:40]}"
+    return f"{re.sub(r'[^A-Za-z0-9_.+-]', '-', shown)}_{digest}"
 
 
 def over_folds(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:

@@ -36,6 +36,9 @@ FURTHER_METRICS = ("val/accuracy", "val/spikes_per_sample", "val/dead_fraction")
 # Two processes may claim a trial at once. The last claim counts, and after so many seconds both see which that is.
 _SETTLING = 1.0
 _CLAIM = "claim"
+# How often a trial is begun whose process dies, in all commands together.
+_MOST_ATTEMPTS = 3
+_ATTEMPTS = "attempts"
 
 
 @dataclass(frozen=True)
@@ -162,10 +165,35 @@ def _journal(path: Path) -> optuna.storages.BaseStorage:
     from optuna.storages import JournalStorage
     from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 
+    class Lock(JournalFileOpenLock):
+        """Whoever writes next drops what a full disk or a cut of the power has left of a line.
+
+        It is no link, as Optuna's own default: one that a killed process leaves behind must be found from every folder.
+        """
+
+        def acquire(self) -> bool:
+            taken = super().acquire()
+            try:
+                _drop_half_line(path)
+            except BaseException:
+                self.release()
+                raise
+            return taken
+
+    path = path.expanduser()
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Windows lets few people make links, which lock on network disks too.
-    lock = JournalFileOpenLock(str(path)) if os.name == "nt" else None
-    return JournalStorage(JournalFileBackend(str(path), lock))
+    return JournalStorage(JournalFileBackend(str(path), Lock(str(path))))
+
+
+def _drop_half_line(path: Path) -> None:
+    with path.open("r+b") as file:
+        size = file.seek(0, os.SEEK_END)
+        if size:
+            file.seek(size - 1)
+        if not size or file.read(1) == b"\n":
+            return
+        file.seek(0)
+        file.truncate(file.read().rfind(b"\n") + 1)
 
 
 def without_password(place: str) -> str:
@@ -248,7 +276,9 @@ class Search(JobQueue[TrialTask, TrialResult]):
         for trial in trials[: self.wanted]:
             free = not trial.state.is_finished() and trial.number not in self._running
             if free and self._is_left_behind(trial) and self._claim(trial):
-                return self._begin(trial)
+                if trial.user_attrs.get(_ATTEMPTS, 0) < _MOST_ATTEMPTS:
+                    return self._begin(trial)
+                self._give_up(trial)
         if len(trials) >= self.wanted:
             return None
         self.study.sampler = make_sampler(self.sweep, self.seed, len(trials))
@@ -267,16 +297,26 @@ class Search(JobQueue[TrialTask, TrialResult]):
         trial = _again(self.study, frozen)
         if self.sweep.method == "random":
             # Of a trial that was killed as its values were written, the others are drawn behind those there are.
-            for name in frozen.params:
+            # A constant takes no draw.
+            for name in (name for name in frozen.params if not self.sweep.space[name].single()):
                 self.study.sampler.sample_independent(self.study, frozen, name, self.sweep.space[name])
         values = {name: _suggest(trial, name, values) for name, values in self.sweep.space.items()}
+        trial.set_user_attr(_ATTEMPTS, frozen.user_attrs.get(_ATTEMPTS, 0) + 1)
         task = TrialTask(frozen.number, tuple(as_option(name, value) for name, value in values.items()))
         self._running[frozen.number] = _Running(task, trial, frozen.last_step or 0)
         return task
 
+    def _give_up(self, frozen: FrozenTrial) -> None:
+        """A trial with which every process has died, as if it were too large for the memory."""
+        result = TrialResult(f"its process died, {_MOST_ATTEMPTS} times")
+        _record(self.study, _again(self.study, frozen), self.sweep, result)
+        self._ended(self._trials()[frozen.number], 0.0)
+
     def answer(self, task: TrialTask, question: Epoch) -> bool:
         """Report an epoch; returns whether the trial is to stop."""
         running = self._running[task.number]
+        if not self._is_ours(self._trials()[task.number]):
+            return True  # this process was asleep, and another one has taken it up
         # Epochs that an attempt before this one has reported were judged then; the last of them may not have been.
         if question.number > running.reported:
             running.trial.report(question.best, question.number)
@@ -326,13 +366,16 @@ class Search(JobQueue[TrialTask, TrialResult]):
 
     def release(self) -> None:
         """Let others take up at once what was running here."""
-        for running in self._running.values():
+        for number, running in self._running.items():
             with suppress(Exception):  # of a storage that is gone; it is taken up later then
-                self._write_claim(running.trial, None)
+                trial = self._trials()[number]
+                if self._is_ours(trial):
+                    running.trial.set_user_attr(_ATTEMPTS, trial.user_attrs.get(_ATTEMPTS, 1) - 1)
+                    self._write_claim(running.trial, None)
 
     def _write_claim(self, trial: optuna.Trial, name: str | None) -> None:
         if self.dead_after is not None:
-            trial.set_user_attr(_CLAIM, None if name is None else [name, self._count])
+            trial.set_user_attr(_CLAIM, None if name is None else [name, self._count, self.dead_after])
 
     def _is_ours(self, trial: FrozenTrial) -> bool:
         claim = trial.user_attrs.get(_CLAIM)
@@ -348,7 +391,9 @@ class Search(JobQueue[TrialTask, TrialResult]):
         now = time.monotonic()
         if self._seen.get(trial.number, (None, now))[0] != claim:
             self._seen[trial.number] = claim, now
-        return now - self._seen[trial.number][1] > self.dead_after
+        # A process that shows itself rarely is given the time that it asked for.
+        patience = max([self.dead_after, *claim[2:]]) if isinstance(claim, list | tuple) else self.dead_after
+        return now - self._seen[trial.number][1] > patience
 
     def _claim(self, frozen: FrozenTrial) -> bool:
         """Take up a trial that was left behind; False if another process was at it, too, and its claim is the last."""

@@ -283,6 +283,17 @@ def test_data_without_speakers(capsys):
     assert "ss_lightning.data.YinYangData, which knows no speakers" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [(["ann 1"], ["ann-1"]), (["a_b"], ["a", "b"]), (["Ann"], ["ann"]), (["é"], ["è"]), (["a" * 200], ["a" * 201])],
+)
+def test_other_speakers_have_another_folder(one, other):
+    names = [folds_module._fold_name(speakers) for speakers in (one, other)]
+    assert names[0].lower() != names[1].lower()
+    assert all(re.fullmatch(r"[A-Za-z0-9_.+-]{1,110}", name) for name in names)
+    assert folds_module._fold_name(["1", "s2"]) == "1_s2"
+
+
 def test_missing_data(capsys):
     assert folds("--data.root=nowhere", "--data.download=false") == 1
     assert "nowhere/SHD/shd_train.h5: missing" in capsys.readouterr().err

@@ -120,6 +120,72 @@ def test_the_trial_of_a_dead_process_is_taken_up_once(storage, clock, tmp_path):
     assert third.is_over()
 
 
+def test_a_trial_that_kills_every_process_has_failed(storage, clock, tmp_path):
+    sweep = read(tmp_path)
+    for clock.now in (0.0, 100.0, 200.0):
+        dies = process(sweep, storage, wanted=1)
+        dies.take()  # sees the claim
+        clock.now += 61.0
+        assert dies._running or dies.take().number == 0
+    last = process(sweep, storage, wanted=1)
+    assert last.take() is None
+    clock.now += 61.0
+    assert last.take() is None
+    assert last.is_over()
+    assert finished_trials(last.study)[0].user_attrs["error"] == "its process died, 3 times"
+
+
+def test_a_clean_stop_is_no_death(clock, tmp_path):
+    sweep = read(tmp_path)
+    place = optuna.storages.InMemoryStorage()
+    for _ in range(5):
+        stopped = process(sweep, place, wanted=1, dead_after=None)
+        assert stopped.take().number == 0
+        stopped.release()
+
+
+def test_a_process_that_wakes_up_leaves_what_another_has_taken(storage, clock, tmp_path):
+    sweep = read(tmp_path)
+    asleep, other = process(sweep, storage, wanted=1), process(sweep, storage, wanted=1)
+    task = asleep.take()
+    assert other.take() is None
+    clock.now = 61.0
+    assert other.take() == task
+    assert asleep.answer(task, Epoch(1, 0.5, False))
+    asleep.release()
+    assert other.renew() == []
+    other.end(task, DONE)
+    assert asleep.answer(task, Epoch(2, 0.5, False))
+    assert finished_trials(other.study)[0].value == 0.5
+
+
+def test_a_patient_process_is_not_taken_for_dead_by_one_that_is_not(storage, clock, tmp_path):
+    sweep = read(tmp_path)
+    patient, hasty = (
+        process(sweep, storage, wanted=1, dead_after=60.0),
+        process(sweep, storage, wanted=1, dead_after=5.0),
+    )
+    task = patient.take()
+    for clock.now in (0.0, 6.0, 59.0):
+        assert hasty.take() is None
+    clock.now = 61.0
+    assert hasty.take() == task
+
+
+def test_a_journal_that_a_death_left_behind_is_mended(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    sweep = read(tmp_path)
+    journal = Path("disk") / "s.journal"
+    first = process(sweep, str(journal))
+    first.end(first.take(), DONE)
+    with journal.open("a") as file:
+        file.write('{"op_code":5,"worker_id":"abc","trial_')
+    second = process(sweep, str(journal))
+    second.end(second.take(), DONE)
+    assert len(finished_trials(process(sweep, str(journal)).study)) == 2
+    assert not Path("disk/s.journal.lock").exists()
+
+
 def test_a_process_that_was_taken_for_dead_ends_its_trial(storage, clock, tmp_path):
     sweep = read(tmp_path)
     slow, other = process(sweep, storage, wanted=1), process(sweep, storage, wanted=1)
