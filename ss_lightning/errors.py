@@ -14,6 +14,10 @@ class DivergedError(UsageError):
     """A training whose loss or weights are no finite numbers any more. The command line exits with 2."""
 
 
+class NoRoomError(UsageError):
+    """A file of a run that cannot be written: no other setting would do better. The command line exits with 2."""
+
+
 class DataError(ValueError):
     """A data file that is missing, cut short or not what it claims. The command line exits with 1."""
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from ss_lightning.errors import UsageError
+from ss_lightning.errors import NoRoomError
 
 
 @contextmanager
@@ -36,13 +36,13 @@ def write_for_user(path: Path) -> Iterator[Path]:
     """:func:`write_whole` to a place that a person chose.
 
     Raises:
-        UsageError: nothing can be written there.
+        NoRoomError: nothing can be written there.
     """
     try:
         with write_whole(path) as scratch:
             yield scratch
     except OSError as error:
-        raise UsageError(f"cannot write {path}: {error.strerror or error}. Choose another place") from error
+        raise NoRoomError(f"cannot write {path}: {error.strerror or error}. Choose another place") from error
 
 
 _lost: set[Path] = set()

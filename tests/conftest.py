@@ -22,11 +22,6 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     torch.set_num_threads(1)
 
 
-def pytest_xdist_auto_num_workers(config):
-    # One more than there are cores: many tests wait for programs that they start.
-    return (os.cpu_count() or 1) + 1
-
-
 def pytest_collection_finish():
     # What is imported by now stays. Without it collecting garbage takes 0.4 seconds, and a benchmark does it often.
     gc.collect()

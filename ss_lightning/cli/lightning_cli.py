@@ -48,7 +48,7 @@ from ss_lightning.cli.recipes import with_packaged_recipes
 from ss_lightning.cli.weights_and_biases import finish_wandb, start_wandb
 from ss_lightning.data import EventDataModule
 from ss_lightning.data.bars import spinner
-from ss_lightning.errors import DataError, UsageError
+from ss_lightning.errors import DataError, NoRoomError, UsageError
 from ss_lightning.files import display_path
 from ss_lightning.parsing import (
     explain_parser_error,
@@ -105,12 +105,12 @@ class _SaveConfig(SaveConfigCallback):
         """Write ``config.yaml``.
 
         Raises:
-            UsageError: it cannot be written.
+            NoRoomError: it cannot be written.
         """
         try:
             super().setup(trainer, pl_module, stage)
         except OSError as error:
-            raise UsageError(
+            raise NoRoomError(
                 f"cannot write {self.config_filename} to the run folder {trainer.log_dir}: {error.strerror or error}. "
                 "Make room there, or choose another place with --trainer.default_root_dir DIR"
             ) from error

@@ -7,6 +7,8 @@ where several machines reach them.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 import shlex
 import shutil
@@ -16,12 +18,14 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
+import yaml
 from filelock import FileLock, Timeout
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 
+from ss_lightning.cli.checks import check_trainer
 from ss_lightning.cli.jobs import (
     Ask,
     Output,
@@ -47,9 +51,10 @@ from ss_lightning.cli.search import (
 )
 from ss_lightning.cli.sweep_file import Sweep, as_option, grid_values, named_values, read_sweep
 from ss_lightning.cli.sweep_results import Best, short_text, write_page, write_tables
-from ss_lightning.errors import DataError, UsageError
-from ss_lightning.files import display_path
+from ss_lightning.errors import DataError, NoRoomError, UsageError
+from ss_lightning.files import display_path, save_text
 from ss_lightning.parsing import WordsParser
+from ss_lightning.runs.configs import comparable_config, flatten_config
 from ss_lightning.runs.folders import DEFAULT_ROOT
 from ss_lightning.runs.history import best_epoch, plain_numbers
 
@@ -82,7 +87,7 @@ class Place:
     dead_after: float
 
 
-def check_sweep(sweep: Sweep, extra: Sequence[str]) -> Any:
+def check_sweep(sweep: Sweep, extra: Sequence[str]) -> tuple[Any, dict[str, Any]]:
     """Parse the command of a sweep with every value that its parameters name.
 
     Args:
@@ -90,18 +95,20 @@ def check_sweep(sweep: Sweep, extra: Sequence[str]) -> Any:
         extra: further arguments of the command line.
 
     Returns:
-        The config without the parameters.
+        The config without the parameters, and all of it that matters for a result, in plain values.
 
     Raises:
         UsageError: the command, a name or a value is wrong.
     """
     for word in extra:
         name = word.partition("=")[0].removeprefix("--")
-        if name in sweep.space:
+        if name.replace(".init_args", "") in [varied.replace(".init_args", "") for varied in sweep.space]:
             raise UsageError(f"{word}: the sweep file {sweep.path} varies {name} already")
     base = [*sweep.command, *_QUIET_OPTIONS, *extra]
     checker = CommandLineCheck(base, typed=extra)  # the file may be of someone else
     config = checker.config["fit"]
+    check_trainer(config.trainer)  # a device that is not here is no fault of a trial
+    plain = comparable_config(flatten_config(checker.plain_config()))
     ends = {name: named_values(distribution) for name, distribution in sweep.space.items()}
     first = {name: values[0] for name, values in ends.items()}
     for name, values in ends.items():
@@ -111,7 +118,7 @@ def check_sweep(sweep: Sweep, extra: Sequence[str]) -> Any:
                 checker.parse_arguments(checker.parser, [*base, *words])
             except UsageError as error:
                 raise UsageError(f"{sweep.path}: {name} = {value}: {error}") from error
-    return config
+    return config, plain
 
 
 class UnknownMetricError(UsageError):
@@ -127,6 +134,7 @@ class TrialProgress(Callback):
         goal: ``maximize`` or ``minimize``.
 
     Attributes:
+        epochs: how many were trained.
         pruned: whether the trial was stopped early.
     """
 
@@ -135,6 +143,7 @@ class TrialProgress(Callback):
         self.metric = metric
         self.mode = "max" if goal == "maximize" else "min"
         self.history: list[dict[str, float]] = []
+        self.epochs = 0
         self.pruned = False
 
     @property
@@ -145,13 +154,17 @@ class TrialProgress(Callback):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Report the best value so far."""
         found = plain_numbers(trainer.callback_metrics)
+        self.epochs = trainer.current_epoch + 1
+        is_last = self.epochs == trainer.max_epochs
         if self.metric not in found:
+            every = trainer.check_val_every_n_epoch
+            if not is_last and (every is None or self.epochs % every):
+                return  # nothing has been validated yet
             raise UnknownMetricError(
                 f"the sweep searches by {self.metric}, which is not logged; logged are {', '.join(sorted(found))}"
             )
         self.history.append(found)
-        number = len(self.history)
-        if self.ask(Epoch(number, self.best[self.metric], number == trainer.max_epochs)):
+        if self.ask(Epoch(self.epochs, self.best[self.metric], is_last)):
             self.pruned = trainer.should_stop = True
 
 
@@ -188,13 +201,13 @@ class Training:
         folder.mkdir(parents=True)
         try:
             run_command([*self.command, *task.settings], folder, [progress], self.typed)
-        except (UnknownMetricError, SeveralDevicesError):
+        except (UnknownMetricError, SeveralDevicesError, NoRoomError):
             raise
         except (UsageError, RuntimeError) as error:  # a network that cannot be built, or does not fit into memory
             return TrialResult(str(error), seconds=time.perf_counter() - start)
         return TrialResult(
             metrics=progress.best,
-            epochs=len(progress.history),
+            epochs=progress.epochs,
             pruned=progress.pruned,
             seconds=time.perf_counter() - start,
         )
@@ -208,10 +221,11 @@ def run_sweep(sweep: Sweep, place: Place, trials: int, seed: int, extra: Sequenc
     """
     import optuna
 
-    config = check_sweep(sweep, extra)
+    config, plain = check_sweep(sweep, extra)
     pruner = make_pruner(sweep, config.trainer.max_epochs)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    place.folder.mkdir(parents=True, exist_ok=True)
+    made_of = _made_of(sweep, extra, seed, plain)
+    _refuse_folder(place, made_of)
     study = optuna.create_study(
         storage=f"sqlite:///{place.folder.resolve() / 'trials.db'}"
         if place.storage is None
@@ -221,8 +235,7 @@ def run_sweep(sweep: Sweep, place: Place, trials: int, seed: int, extra: Sequenc
         pruner=pruner,
         load_if_exists=True,
     )
-    text = sweep.path.read_text(encoding="utf-8")
-    _refuse_another(study, place, {"sweep": text, "arguments": list(extra), "seed": seed})
+    _refuse_another(study, place, made_of)
     command = (*sweep.command, *_QUIET_OPTIONS, *extra)
     training = Training(command, tuple(extra), place.folder, sweep.metric, sweep.goal)
     shared = place.storage is not None
@@ -257,9 +270,44 @@ def _say_end(
     output.say(_trial_line(sweep, trial, f"[{done}/{trials}]", seconds))
 
 
+def _made_of(sweep: Sweep, extra: Sequence[str], seed: int, config: dict[str, Any]) -> dict[str, Any]:
+    """What all trials of a search have in common; a trial of anything else may not stand in its table."""
+    content = yaml.safe_load(sweep.path.read_text(encoding="utf-8"))
+    parts = {"sweep": content, "arguments": list(extra), "seed": seed, "config": config}
+    return cast(dict[str, Any], json.loads(json.dumps(parts, default=str)))  # as a storage gives it back
+
+
+def _refuse_folder(place: Place, made_of: dict[str, Any]) -> None:
+    """A folder holds the runs of one search: their names are numbers, which another one has too.
+
+    Raises:
+        UsageError: it holds those of another one.
+    """
+    mark = place.folder / "search.json"
+    shared = place.storage is not None
+    digest = hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()
+    now = json.dumps({"shared": shared, "made_of": digest}) + "\n"
+    if shared and (mark.read_text(encoding="utf-8") != now if mark.exists() else (place.folder / "trials.db").exists()):
+        raise UsageError(
+            f"{place.folder} holds the runs of another search; choose another folder with --out, or delete that one"
+        )
+    save_text(mark, now)
+
+
+# Parts of a sweep file that change no trial.
+_NO_MATTER = ("run_cap", "name", "description", "project", "entity")
+
+
 def _refuse_another(study: optuna.Study, place: Place, made_of: dict[str, Any]) -> None:
-    known = study.user_attrs.get("made_of", made_of)
-    different = [name for name in made_of if known[name] != made_of[name]]
+    known = study.user_attrs.get("made_of", {} if study.get_trials(deepcopy=False) else made_of)
+
+    def compared(parts: dict[str, Any], name: str) -> Any:
+        part = parts.get(name)
+        if name == "sweep" and isinstance(part, dict):
+            part = {key: value for key, value in part.items() if key not in _NO_MATTER}
+        return json.dumps(part, sort_keys=True)  # NaN equals itself here
+
+    different = [name for name in made_of if compared(known, name) != compared(made_of, name)]
     if different:
         where = f"{place.folder}" if place.storage is None else f"the search {study.study_name} in --storage"
         delete = ", or delete that one" if place.storage is None else "; its name is that of the search"
@@ -267,7 +315,8 @@ def _refuse_another(study: optuna.Study, place: Place, made_of: dict[str, Any]) 
             f"{where} holds trials of another sweep (its {' and '.join(different)} differed); choose another folder "
             f"with --out{delete}"
         )
-    study.set_user_attr("made_of", made_of)
+    if known != made_of or "made_of" not in study.user_attrs:
+        study.set_user_attr("made_of", made_of)
 
 
 def _trial_line(sweep: Sweep, trial: optuna.trial.FrozenTrial, count: str, seconds: float) -> str:
@@ -319,27 +368,36 @@ def main(arguments: list[str]) -> int:
     except ImportError as error:
         raise UsageError('a sweep needs Optuna: pip install "ss-lightning[sweep]"') from error
     check_jobs(options.jobs)
+    if not 0 <= options.seed < 2**32:
+        raise UsageError(f"--seed is {options.seed}; expected a whole number from 0 to {2**32 - 1}")
     if not options.dead_after >= 5:  # a busy process shows that it lives every second or two
         raise UsageError(f"--dead_after is {options.dead_after:g}; expected 5 seconds or more")
     sweep = read_sweep(Path(on_disk_or_packaged(str(options.file))))
     trials = _number_of_trials(sweep, options.trials)
     folder = options.out or DEFAULT_ROOT / "sweeps" / options.file.stem
-    folder.mkdir(parents=True, exist_ok=True)
+    if odd := set("{}?") & set(str(folder.resolve())):
+        raise UsageError(f"--out {folder}: {' '.join(sorted(odd))} cannot stand in the name of the file of the trials")
     _silence_optuna(optuna)
     place = Place(folder, options.storage, options.jobs, options.dead_after)
     try:
+        folder.mkdir(parents=True, exist_ok=True)
         with ends_by_sigterm(), _reached(place), ExitStack() as alone:
             if place.storage is None:
                 alone.enter_context(FileLock(folder / ".lock", timeout=0))
             study = run_sweep(sweep, place, trials, options.seed, extra)
+        return _finish(sweep, study, place, extra)
     except Timeout as error:
         raise UsageError(
             f"another process is running the sweep in {folder}; wait for it, choose --out, or let both share it with "
             "--storage"
         ) from error
+    except OSError as error:
+        raise UsageError(
+            f"cannot write {error.filename or folder}: {error.strerror or error}. Choose another place with --out, or "
+            "make room; the same command goes on"
+        ) from error
     except (KeyboardInterrupt, SystemExit) as error:
         return say_stopped(error)
-    return _finish(sweep, study, place, extra)
 
 
 @contextmanager
@@ -354,7 +412,7 @@ def _reached(place: Place) -> Iterator[None]:
 
     try:
         yield
-    except (StorageInternalError, SQLAlchemyError) as error:
+    except (StorageInternalError, SQLAlchemyError, json.JSONDecodeError) as error:
         where = place.folder / "trials.db" if place.storage is None else without_password(place.storage)
         reason = str(error.__cause__ or error).strip().splitlines()[0]
         raise DataError(

@@ -86,7 +86,9 @@ def quick(monkeypatch):
                 break
 
     monkeypatch.setattr(sweep_module, "run_command", run_command)
-    monkeypatch.setattr(sweep_module, "check_sweep", lambda *_: SimpleNamespace(trainer=SimpleNamespace(max_epochs=3)))
+    monkeypatch.setattr(
+        sweep_module, "check_sweep", lambda *_: (SimpleNamespace(trainer=SimpleNamespace(max_epochs=3)), {})
+    )
 
 
 class TestShippedFiles:
@@ -211,7 +213,7 @@ class TestSearch:
 
         progress = TrialProgress(ask, "loss", goal)
         values = [0.3, 0.5, 0.1, 0.4, 0.9]
-        trainer = SimpleNamespace(max_epochs=9, should_stop=False)
+        trainer = SimpleNamespace(max_epochs=9, should_stop=False, check_val_every_n_epoch=1)
         for trainer.current_epoch, value in enumerate(values):
             trainer.callback_metrics = {"loss": torch.tensor(value)}
             progress.on_train_epoch_end(trainer, None)
@@ -452,7 +454,8 @@ def test_values_as_wandb_means_them():
         "model.init_args.hidden": ["[3]", "[4, 5]"],
         "model.init_args.skip": [True],
     }
-    assert check_sweep(space, []).model.init_args.hidden == [120]
+    config, plain = check_sweep(space, [])
+    assert config.model.init_args.hidden == plain["model.init_args.hidden"] == [120]
 
 
 def test_hyperband_takes_both_forms():
