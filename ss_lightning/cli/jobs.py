@@ -123,6 +123,8 @@ def run_side_by_side(
     said: set[str] = set()
     try:
         while True:
+            if _stopped_by:
+                raise _stopped_by[0]
             for worker in workers:
                 if worker.task is None and (task := queue.take()) is not None:
                     worker.start(task)
@@ -359,13 +361,25 @@ def _raise_sigterm(number: int, frame: FrameType | None) -> NoReturn:
 def ends_by_sigterm() -> Iterator[None]:
     """SIGTERM is raised as Lightning's exception, also where no training of this process is running.
 
-    Lightning calls the handler that it finds beside its own.
+    Lightning calls the handler that it finds beside its own. Ctrl-C is noted as well as raised, for a finalizer or a
+    library may swallow what it raises.
     """
-    before = signal.signal(signal.SIGTERM, _raise_sigterm)
+    _stopped_by.clear()
+    before = signal.signal(signal.SIGTERM, _raise_sigterm), signal.signal(signal.SIGINT, _raise_ctrl_c)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        signal.signal(signal.SIGTERM, before[0])
+        signal.signal(signal.SIGINT, before[1])
+        _stopped_by.clear()
+
+
+_stopped_by: list[type[BaseException]] = []
+
+
+def _raise_ctrl_c(number: int, frame: FrameType | None) -> None:
+    _stopped_by.append(KeyboardInterrupt)
+    raise KeyboardInterrupt
 
 
 def say_stopped(error: BaseException) -> int:

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -157,6 +158,22 @@ def test_sigterm_and_ctrl_c_end_with_one_message(capsys):
     assert say_stopped(stopped.value) == 143
     assert say_stopped(KeyboardInterrupt()) == 130
     assert capsys.readouterr().out == "\nstopped; the same command goes on from here\n" * 2
+
+
+@pytest.mark.skipif(os.name == "nt", reason="there are no such signals")
+def test_a_ctrl_c_that_is_swallowed_ends_it_all_the_same():
+    class Deaf(Queue):
+        def take(self):
+            with suppress(KeyboardInterrupt):
+                os.kill(os.getpid(), signal.SIGINT)
+
+        def is_over(self):
+            return False
+
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt), ends_by_sigterm():
+        run_side_by_side(Deaf(), work, 1, print)
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_the_bar_shows_what_it_is_told(monkeypatch, capsys):
