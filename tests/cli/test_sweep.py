@@ -372,6 +372,16 @@ class TestMistakes:
             ({"parameters": {"a": {"distribution": "q_uniform", "min": 0, "max": 1, "q": 0}}}, "q is 0; expected the"),
             ({"parameters": {"a": {"min": 0, "max": float("inf")}}}, "expected value, values, or numbers min and max"),
             ({"paramters": {}}, "unknown key paramters"),
+            (
+                {"parameters": {"a": {"values": [1, 2], "probabilities": [0, 1]}}},
+                "a: probabilities cannot be done here",
+            ),
+            ({"parameters": {"a": {"min": 1, "max": 9, "q": 2}}}, "a: q needs distribution: q_uniform"),
+            ({"metric": {"name": "val/loss", "goal": "minimize", "target": 1}}, "metric: target cannot be done here"),
+            (
+                {"early_terminate": {"type": "hyperband", "min_iter": 1, "strict": True}},
+                "early_terminate: strict cannot be done here",
+            ),
             ({"parameters": {"model.init_args.hiddn": {"values": [[3]]}}}, "Did you mean hidden?"),
             ({"parameters": {"optimizer.init_args.lr": {"values": [0.1, "fast"]}}}, "optimizer.init_args.lr = fast"),
             ({"parameters": {"model.init_args.neuron": {"values": ["single", "double"]}}}, "neuron = double"),
@@ -395,6 +405,11 @@ class TestMistakes:
             (["--trials=1", "--dead_after=1"], "--dead_after is 1; expected 5 seconds or more"),
             (["--trials=1", "--data.num_trian=3"], "unknown key data.num_trian"),
             (["--trials=1", "--model.init_args.hidden=[3]"], "varies model.init_args.hidden already"),
+            (["--trials=1", "--model.hidden=[3]"], "varies model.hidden already"),
+            (["--trials=1", "--seed=-1"], "--seed is -1; expected a whole number from 0 to"),
+            (["--trials=1", "--out=a{lr}"], "{ } cannot stand in the name"),
+            (["--trials=1", "--out=sweep.yaml"], "cannot write sweep.yaml: File exists"),
+            (["--trials=1", "--trainer.accelerator=tpu"], "trainer.accelerator is tpu, but torch finds no such device"),
         ],
     )
     def test_on_the_command_line(self, arguments, message, capsys):
@@ -425,6 +440,52 @@ class TestMistakes:
         assert sweep(write(), "--trials=1") == 0
         assert sweep(write("bayes"), "--trials=1") == 2
         assert "holds trials of another sweep (its sweep differed)" in capsys.readouterr().err
+
+    @pytest.mark.slow
+    def test_another_config_of_the_same_name(self, capsys):
+        config = Path("mine.yaml")
+        config.write_text((ROOT / "configs/yinyang.yaml").read_text())
+        command = [word.replace("configs/yinyang.yaml", "mine.yaml") for word in COMMAND]
+        path = write(command=command, run_cap=1)
+        assert sweep(path) == 0
+        assert sweep(write(command=command, run_cap=2, description="more of them")) == 0
+        config.write_text(config.read_text().replace("tau_hidden_ms: 50", "tau_hidden_ms: 3"))
+        assert sweep(path, "--trials=3") == 2
+        assert "holds trials of another sweep (its config differed)" in capsys.readouterr().err
+
+    @pytest.mark.slow
+    def test_a_shared_search_writes_over_no_other(self, quick, capsys):
+        assert sweep(write(), "--trials=1") == 0
+        assert sweep(write("bayes"), "--trials=1", "--storage=disk.journal") == 2
+        assert "holds the runs of another search; choose another folder with --out" in capsys.readouterr().err
+        assert sweep(write("bayes"), "--trials=1", "--storage=disk.journal", "--out=other") == 0
+        assert sweep(write("grid"), "--trials=1", "--storage=second.journal", "--out=other") == 2
+
+    @pytest.mark.slow
+    def test_a_place_without_room_fails_no_trial(self, quick, monkeypatch, capsys):
+        def full(*args):
+            raise NoRoomError("cannot write the checkpoint: No space left on device")
+
+        with monkeypatch.context() as now:
+            now.setattr(sweep_module, "run_command", full)
+            assert sweep(write(), "--trials=1") == 2
+        assert "No space left on device" in capsys.readouterr().err
+        assert sweep(write(), "--trials=1") == 0
+        assert [row["state"] for row in results("runs/sweeps/sweep")] == ["complete"]
+
+    def test_an_epoch_without_validation_is_waited_through(self):
+        reported = []
+        progress = TrialProgress(lambda epoch: bool(reported.append(epoch)), "val/loss", "minimize")
+        trainer = SimpleNamespace(max_epochs=4, should_stop=False, check_val_every_n_epoch=2, callback_metrics={})
+        trainer.current_epoch = 0
+        progress.on_train_epoch_end(trainer, None)
+        assert reported == []
+        trainer.current_epoch, trainer.callback_metrics = 1, {"val/loss": torch.tensor(0.5)}
+        progress.on_train_epoch_end(trainer, None)
+        assert [(epoch.number, epoch.is_last) for epoch in reported] == [(2, False)]
+        trainer.callback_metrics = {}
+        with pytest.raises(UsageError, match="which is not logged"):
+            TrialProgress(bool, "val/loss", "minimize").on_train_epoch_end(trainer, None)
 
     def test_two_at_once(self, capsys):
         from filelock import FileLock
