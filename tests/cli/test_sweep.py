@@ -23,6 +23,7 @@ from ss_lightning.cli.search import Search, make_pruner
 from ss_lightning.cli.sweep import TrialProgress, check_sweep
 from ss_lightning.cli.sweep_file import grid_values, read_sweep
 from ss_lightning.cli.sweep_results import importances
+from ss_lightning.errors import NoRoomError
 
 optuna = pytest.importorskip("optuna")
 
