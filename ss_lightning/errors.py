@@ -15,7 +15,7 @@ class DivergedError(UsageError):
 
 
 class NoRoomError(UsageError):
-    """A file of a run that cannot be written: no other setting would do better. The command line exits with 2."""
+    """A file or folder that cannot be written: other settings would do no better. The command line exits with 2."""
 
 
 class DataError(ValueError):

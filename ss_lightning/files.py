@@ -38,9 +38,19 @@ def write_for_user(path: Path) -> Iterator[Path]:
     Raises:
         NoRoomError: nothing can be written there.
     """
+    with at_place_of_user(path), write_whole(path) as scratch:
+        yield scratch
+
+
+@contextmanager
+def at_place_of_user(path: Path) -> Iterator[None]:
+    """Around writes to a file or folder that a person chose.
+
+    Raises:
+        NoRoomError: nothing can be written there.
+    """
     try:
-        with write_whole(path) as scratch:
-            yield scratch
+        yield
     except OSError as error:
         raise NoRoomError(f"cannot write {path}: {error.strerror or error}. Choose another place") from error
 

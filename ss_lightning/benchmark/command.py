@@ -19,7 +19,7 @@ from ss_lightning.benchmark.clock import make_clock
 from ss_lightning.benchmark.contenders import contenders, taking_part
 from ss_lightning.benchmark.measure import Timing, peak_memory, time_cell
 from ss_lightning.errors import UsageError
-from ss_lightning.files import display_path, write_whole
+from ss_lightning.files import at_place_of_user, display_path, write_whole
 from ss_lightning.parsing import parse_arguments
 from ss_lightning.runs.machine import machine
 
@@ -62,7 +62,8 @@ def benchmark(
     clock = make_clock(device)
     rivals = [c for i, c in enumerate(contenders(device)) if i == 0 or _has_word(c.name, only)]
     torch.set_num_threads(threads)
-    out.mkdir(parents=True, exist_ok=True)
+    with at_place_of_user(out):
+        out.mkdir(parents=True, exist_ok=True)
     where = "cuda" if device == "cuda" else f"{threads}_threads"
     table = out / f"{where}.csv"
     card = f"{torch.cuda.get_device_name()}; " if device == "cuda" else ""

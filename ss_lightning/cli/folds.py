@@ -40,7 +40,7 @@ from ss_lightning.cli.lightning_cli import CommandLineCheck, first_config, run_c
 from ss_lightning.cli.output import silence_lightning
 from ss_lightning.data import FolderData, SHDData, held_out_speakers
 from ss_lightning.errors import DataError, UsageError
-from ss_lightning.files import display_path, save_text, write_whole
+from ss_lightning.files import at_place_of_user, display_path, save_text, write_whole
 from ss_lightning.parsing import WordsParser
 from ss_lightning.renamed import with_new_names
 from ss_lightning.runs.configs import comparable_config, flatten_config
@@ -296,11 +296,11 @@ def _folders(folder: Path, fold: Fold, seed: int) -> tuple[Path, Path]:
 def _fold_name(speakers: Sequence[str]) -> str:
     """Speakers as a part of a folder's name, another one for other speakers.
 
-    Names that no folder can have, that are too long, or that would be the same where a disk knows no capital letters,
-    end with a hash.
+    Where a name needs signs that no folder can have, is long, or could be that of other speakers, on a disk that knows
+    no capital letters too, a hash is added.
     """
     name = "_".join(speakers)
-    if len(name) <= 100 and all(re.fullmatch(r"[a-z0-9.+-]+", speaker) for speaker in speakers):
+    if len(name) <= 80 and all(re.fullmatch(r"[a-z0-9.+-]+", speaker) for speaker in speakers):
         return name
     digest = hashlib.sha256(json.dumps(speakers).encode()).hexdigest()[:8]
     shown = name if len(name) <= 80 else f"{speakers[0][:40]}_to_{speakers[-1][:40]}"
@@ -480,10 +480,8 @@ def main(arguments: list[str]) -> int:
     check_jobs(options.jobs)
     silence_lightning()
     plan = make_plan(options, extra)
-    try:
+    with at_place_of_user(plan.folder):
         plan.folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError(f"cannot write {plan.folder}: {error.strerror}. Choose another place with --out") from error
     try:
         with ends_by_sigterm(), FileLock(plan.folder / ".lock", timeout=0):
             rows = run_folds(plan, command_line(["folds", *arguments]), options.jobs)

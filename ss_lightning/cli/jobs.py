@@ -123,8 +123,8 @@ def run_side_by_side(
     said: set[str] = set()
     try:
         while True:
-            if _stopped_by:
-                raise _stopped_by[0]
+            if _ctrl_c.is_set():
+                raise KeyboardInterrupt
             for worker in workers:
                 if worker.task is None and (task := queue.take()) is not None:
                     worker.start(task)
@@ -364,21 +364,24 @@ def ends_by_sigterm() -> Iterator[None]:
     Lightning calls the handler that it finds beside its own. Ctrl-C is noted as well as raised, for a finalizer or a
     library may swallow what it raises.
     """
-    _stopped_by.clear()
-    before = signal.signal(signal.SIGTERM, _raise_sigterm), signal.signal(signal.SIGINT, _raise_ctrl_c)
+    handlers = {signal.SIGTERM: _raise_sigterm}
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # a command in the background may not hear it
+        handlers[signal.SIGINT] = _raise_ctrl_c
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before[0])
-        signal.signal(signal.SIGINT, before[1])
-        _stopped_by.clear()
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        _ctrl_c.clear()
 
 
-_stopped_by: list[type[BaseException]] = []
+# Set once Ctrl-C has been pressed.
+_ctrl_c = threading.Event()
 
 
-def _raise_ctrl_c(number: int, frame: FrameType | None) -> None:
-    _stopped_by.append(KeyboardInterrupt)
+def _raise_ctrl_c(number: int, frame: FrameType | None) -> NoReturn:
+    _ctrl_c.set()
     raise KeyboardInterrupt
 
 

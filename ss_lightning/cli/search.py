@@ -166,9 +166,10 @@ def _journal(path: Path) -> optuna.storages.BaseStorage:
     from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 
     class Lock(JournalFileOpenLock):
-        """Whoever writes next drops what a full disk or a cut of the power has left of a line.
+        """Optuna's lock; whoever gets it drops the part of a line that a full disk or a power cut has left.
 
-        It is no link, as Optuna's own default: one that a killed process leaves behind must be found from every folder.
+        Optuna's default is a link to the journal. One that a killed process leaves behind is taken over only where the
+        link leads somewhere, which a relative one does not.
         """
 
         def acquire(self) -> bool:
@@ -180,9 +181,17 @@ def _journal(path: Path) -> optuna.storages.BaseStorage:
                 raise
             return taken
 
-    path = path.expanduser()
+    if path.exists() and not _begins_as_journal(path):
+        raise ValueError("it is there already and no journal of Optuna")
     path.parent.mkdir(parents=True, exist_ok=True)
     return JournalStorage(JournalFileBackend(str(path), Lock(str(path))))
+
+
+def _begins_as_journal(path: Path) -> bool:
+    """Whether a file may be a journal, be it cut off at its first line; nothing may be dropped from any other."""
+    begin = b'{"op_code":'
+    with path.open("rb") as file:
+        return begin.startswith(file.read(len(begin)))
 
 
 def _drop_half_line(path: Path) -> None:
@@ -307,7 +316,7 @@ class Search(JobQueue[TrialTask, TrialResult]):
         return task
 
     def _give_up(self, frozen: FrozenTrial) -> None:
-        """A trial with which every process has died, as if it were too large for the memory."""
+        """A trial whose process has died each time, perhaps because it needs too much memory, has failed."""
         result = TrialResult(f"its process died, {_MOST_ATTEMPTS} times")
         _record(self.study, _again(self.study, frozen), self.sweep, result)
         self._ended(self._trials()[frozen.number], 0.0)
@@ -315,7 +324,7 @@ class Search(JobQueue[TrialTask, TrialResult]):
     def answer(self, task: TrialTask, question: Epoch) -> bool:
         """Report an epoch; returns whether the trial is to stop."""
         running = self._running[task.number]
-        if not self._is_ours(self._trials()[task.number]):
+        if self.dead_after is not None and not self._is_ours(self._trials()[task.number]):
             return True  # this process was asleep, and another one has taken it up
         # Epochs that an attempt before this one has reported were judged then; the last of them may not have been.
         if question.number > running.reported:
@@ -384,15 +393,15 @@ class Search(JobQueue[TrialTask, TrialResult]):
 
     def _is_left_behind(self, trial: FrozenTrial) -> bool:
         """Whether the process that ran a trial has given it up or is dead."""
-        # There is none yet for a moment after a trial was made.
-        claim = trial.user_attrs.get(_CLAIM, "none")
+        # There is none yet for a moment after a trial was made, and None once its process has given it up.
+        claim = trial.user_attrs.get(_CLAIM, ())
         if self.dead_after is None or claim is None:
             return True
         now = time.monotonic()
         if self._seen.get(trial.number, (None, now))[0] != claim:
             self._seen[trial.number] = claim, now
         # A process that shows itself rarely is given the time that it asked for.
-        patience = max([self.dead_after, *claim[2:]]) if isinstance(claim, list | tuple) else self.dead_after
+        patience = max([self.dead_after, *claim[2:]])
         return now - self._seen[trial.number][1] > patience
 
     def _claim(self, frozen: FrozenTrial) -> bool:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 import shlex
 import shutil
 import time
@@ -18,7 +19,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import yaml
 from filelock import FileLock, Timeout
@@ -52,7 +53,7 @@ from ss_lightning.cli.search import (
 from ss_lightning.cli.sweep_file import Sweep, as_option, grid_values, named_values, read_sweep
 from ss_lightning.cli.sweep_results import Best, short_text, write_page, write_tables
 from ss_lightning.errors import DataError, NoRoomError, UsageError
-from ss_lightning.files import display_path, save_text
+from ss_lightning.files import at_place_of_user, display_path, save_text
 from ss_lightning.parsing import WordsParser
 from ss_lightning.runs.configs import comparable_config, flatten_config
 from ss_lightning.runs.folders import DEFAULT_ROOT
@@ -224,18 +225,19 @@ def run_sweep(sweep: Sweep, place: Place, trials: int, seed: int, extra: Sequenc
     config, plain = check_sweep(sweep, extra)
     pruner = make_pruner(sweep, config.trainer.max_epochs)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    made_of = _made_of(sweep, extra, seed, plain)
-    _refuse_folder(place, made_of)
     study = optuna.create_study(
         storage=f"sqlite:///{place.folder.resolve() / 'trials.db'}"
         if place.storage is None
         else open_storage(place.storage),
-        study_name="sweep" if place.storage is None else place.folder.resolve().name,
+        study_name="sweep" if place.storage is None else sweep.path.stem,
         direction=sweep.goal,
         pruner=pruner,
         load_if_exists=True,
     )
+    made_of = _made_of(sweep, extra, seed, plain)
     _refuse_another(study, place, made_of)
+    _refuse_folder(place, made_of)
+    study.set_user_attr("made_of", made_of)
     command = (*sweep.command, *_QUIET_OPTIONS, *extra)
     training = Training(command, tuple(extra), place.folder, sweep.metric, sweep.goal)
     shared = place.storage is not None
@@ -270,53 +272,45 @@ def _say_end(
     output.say(_trial_line(sweep, trial, f"[{done}/{trials}]", seconds))
 
 
-def _made_of(sweep: Sweep, extra: Sequence[str], seed: int, config: dict[str, Any]) -> dict[str, Any]:
-    """What all trials of a search have in common; a trial of anything else may not stand in its table."""
+def _made_of(sweep: Sweep, extra: Sequence[str], seed: int, config: dict[str, Any]) -> dict[str, str]:
+    """What all trials of a search have in common, as text; a trial of anything else may not stand in its table."""
     content = yaml.safe_load(sweep.path.read_text(encoding="utf-8"))
+    for name in ("run_cap", "name", "description", "project", "entity"):  # these change no trial
+        content.pop(name, None)
     parts = {"sweep": content, "arguments": list(extra), "seed": seed, "config": config}
-    return cast(dict[str, Any], json.loads(json.dumps(parts, default=str)))  # as a storage gives it back
+    return {name: json.dumps(part, sort_keys=True, default=str) for name, part in parts.items()}
 
 
-def _refuse_folder(place: Place, made_of: dict[str, Any]) -> None:
-    """A folder holds the runs of one search: their names are numbers, which another one has too.
+def _refuse_folder(place: Place, made_of: dict[str, str]) -> None:
+    """Refuse a folder with runs of another search: trials are numbered in both, so theirs would be written over.
 
-    Raises:
-        UsageError: it holds those of another one.
+    A search without a storage is known by its study.
     """
-    mark = place.folder / "search.json"
-    shared = place.storage is not None
-    digest = hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()
-    now = json.dumps({"shared": shared, "made_of": digest}) + "\n"
-    if shared and (mark.read_text(encoding="utf-8") != now if mark.exists() else (place.folder / "trials.db").exists()):
+    mark, trials = place.folder / ".search", place.folder / "trials.db"
+    digest = hashlib.sha256(json.dumps(made_of).encode()).hexdigest()
+    now = "alone\n" if place.storage is None else f"shared {digest}\n"
+    before = mark.read_text(encoding="utf-8") if mark.exists() else "alone\n" if trials.exists() else now
+    if before != now and any(place.folder.glob("trial_*")):
         raise UsageError(
             f"{place.folder} holds the runs of another search; choose another folder with --out, or delete that one"
         )
-    save_text(mark, now)
+    with at_place_of_user(mark):
+        save_text(mark, now)
 
 
-# Parts of a sweep file that change no trial.
-_NO_MATTER = ("run_cap", "name", "description", "project", "entity")
-
-
-def _refuse_another(study: optuna.Study, place: Place, made_of: dict[str, Any]) -> None:
-    known = study.user_attrs.get("made_of", {} if study.get_trials(deepcopy=False) else made_of)
-
-    def compared(parts: dict[str, Any], name: str) -> Any:
-        part = parts.get(name)
-        if name == "sweep" and isinstance(part, dict):
-            part = {key: value for key, value in part.items() if key not in _NO_MATTER}
-        return json.dumps(part, sort_keys=True)  # NaN equals itself here
-
-    different = [name for name in made_of if compared(known, name) != compared(made_of, name)]
+def _refuse_another(study: optuna.Study, place: Place, made_of: dict[str, str]) -> None:
+    if not study.get_trials(deepcopy=False):
+        return
+    known = study.user_attrs.get("made_of", {})
+    different = [name for name in made_of if known.get(name) != made_of[name]]
     if different:
-        where = f"{place.folder}" if place.storage is None else f"the search {study.study_name} in --storage"
-        delete = ", or delete that one" if place.storage is None else "; its name is that of the search"
+        holds = f"holds trials of another sweep (its {' and '.join(different)} differed)"
+        if place.storage is None:
+            raise UsageError(f"{place.folder} {holds}; choose another folder with --out, or delete that one")
         raise UsageError(
-            f"{where} holds trials of another sweep (its {' and '.join(different)} differed); choose another folder "
-            f"with --out{delete}"
+            f"--storage {without_password(place.storage)} {holds}, which is also called {study.study_name}; choose "
+            "another storage, or rename the sweep file, after which a search is called"
         )
-    if known != made_of or "made_of" not in study.user_attrs:
-        study.set_user_attr("made_of", made_of)
 
 
 def _trial_line(sweep: Sweep, trial: optuna.trial.FrozenTrial, count: str, seconds: float) -> str:
@@ -378,26 +372,23 @@ def main(arguments: list[str]) -> int:
     if odd := set("{}?") & set(str(folder.resolve())):
         raise UsageError(f"--out {folder}: {' '.join(sorted(odd))} cannot stand in the name of the file of the trials")
     _silence_optuna(optuna)
-    place = Place(folder, options.storage, options.jobs, options.dead_after)
-    try:
+    storage = os.path.expanduser(options.storage) if options.storage is not None else None
+    place = Place(folder, storage, options.jobs, options.dead_after)
+    with at_place_of_user(folder):
         folder.mkdir(parents=True, exist_ok=True)
+    try:
         with ends_by_sigterm(), _reached(place), ExitStack() as alone:
             if place.storage is None:
                 alone.enter_context(FileLock(folder / ".lock", timeout=0))
             study = run_sweep(sweep, place, trials, options.seed, extra)
-        return _finish(sweep, study, place, extra)
     except Timeout as error:
         raise UsageError(
             f"another process is running the sweep in {folder}; wait for it, choose --out, or let both share it with "
             "--storage"
         ) from error
-    except OSError as error:
-        raise UsageError(
-            f"cannot write {error.filename or folder}: {error.strerror or error}. Choose another place with --out, or "
-            "make room; the same command goes on"
-        ) from error
     except (KeyboardInterrupt, SystemExit) as error:
         return say_stopped(error)
+    return _finish(sweep, study, place, extra)
 
 
 @contextmanager
@@ -412,7 +403,7 @@ def _reached(place: Place) -> Iterator[None]:
 
     try:
         yield
-    except (StorageInternalError, SQLAlchemyError, json.JSONDecodeError) as error:
+    except (StorageInternalError, SQLAlchemyError) as error:
         where = place.folder / "trials.db" if place.storage is None else without_password(place.storage)
         reason = str(error.__cause__ or error).strip().splitlines()[0]
         raise DataError(

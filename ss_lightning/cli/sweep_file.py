@@ -79,7 +79,7 @@ def read_sweep(path: Path) -> Sweep:
             f"{path}: metric is {metric!r}; expected a name, such as val/accuracy, and a goal, maximize or minimize"
         )
     if unknown := sorted(map(str, metric.keys() - {"name", "goal"})):
-        raise UsageError(f"{path}: metric: {unknown[0]} cannot be done here; expected a name and a goal")
+        raise UsageError(f"{path}: metric: {unknown[0]} is not supported here; expected a name and a goal")
     parameters = content.get("parameters")
     if not isinstance(parameters, dict) or not parameters:
         raise UsageError(
@@ -113,7 +113,7 @@ def _hyperband(path: Path, given: Any) -> dict[str, Any]:
     found = {key: value for key, value in given.items() if key != "type"}
     if unknown := sorted(map(str, found.keys() - {"min_iter", "max_iter", "s", "eta"})):
         raise UsageError(
-            f"{path}: early_terminate: {unknown[0]} cannot be done here; known are min_iter, max_iter, s and eta"
+            f"{path}: early_terminate: {unknown[0]} is not supported here; known are min_iter, max_iter, s and eta"
         )
     for key, least in {"min_iter": 1, "max_iter": 1, "s": 1, "eta": 2}.items():
         if key in found and not _is_count(found[key], least):
@@ -150,7 +150,7 @@ def _distribution(where: str, given: Any) -> BaseDistribution:
     if kind is not None and kind not in _DISTRIBUTIONS:
         raise UsageError(f"{where}: distribution is {kind}; expected one of {', '.join(_DISTRIBUTIONS)}")
     if unknown := sorted(map(str, given.keys() - {"distribution", "value", "values", "min", "max", "q"})):
-        raise UsageError(f"{where}: {unknown[0]} cannot be done here; expected value, values, or min and max (and q)")
+        raise UsageError(f"{where}: {unknown[0]} is not supported here; expected value, values, or min and max (and q)")
     if "q" in given and kind != "q_uniform":
         raise UsageError(f"{where}: q needs distribution: q_uniform")
     if "value" in given:

@@ -18,7 +18,7 @@ from ss_lightning.cli.html import figure, page, table
 from ss_lightning.cli.markdown import as_text
 from ss_lightning.cli.search import FURTHER_METRICS, finished_trials
 from ss_lightning.cli.sweep_file import Sweep, named_values
-from ss_lightning.files import save_bytes, save_text, write_whole
+from ss_lightning.files import at_place_of_user, save_bytes, save_text, write_whole
 
 if TYPE_CHECKING:
     import optuna
@@ -52,7 +52,7 @@ def trial_table(sweep: Sweep, study: optuna.Study) -> tuple[list[str], list[list
 
 def write_tables(sweep: Sweep, study: optuna.Study, folder: Path) -> None:
     """``results.csv`` in the order of the trials, ``results.md`` with the best trial first."""
-    with FileLock(folder / _LOCK):
+    with at_place_of_user(folder), FileLock(folder / _LOCK):
         header, rows = trial_table(sweep, study)
         with write_whole(folder / "results.csv") as scratch, scratch.open("w", newline="", encoding="utf-8") as file:
             csv.writer(file).writerows([header, *rows])
@@ -171,7 +171,7 @@ def write_page(sweep: Sweep, study: optuna.Study, folder: Path, best: Best | Non
         f"<pre>pip install optuna-dashboard\n{escape(dashboard)}</pre>",
     ]
     files = {name: folder / f"{name}.png" for name in pictures}
-    with FileLock(folder / _LOCK):
+    with at_place_of_user(folder), FileLock(folder / _LOCK):
         for name, file in files.items():
             save_bytes(file, pictures[name])
         save_text(folder / "sweep.html", page(f"Sweep {sweep.path.stem}", parts))

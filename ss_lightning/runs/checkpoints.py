@@ -22,7 +22,7 @@ from lightning.pytorch.core.saving import save_hparams_to_yaml
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.loggers.csv_logs import ExperimentWriter
 
-from ss_lightning.errors import UsageError
+from ss_lightning.errors import NoRoomError, UsageError
 from ss_lightning.files import display_path, keep_going, write_for_user, write_whole
 from ss_lightning.plain import plain_checkpoint, plain_values
 from ss_lightning.runs.configs import comparable_config
@@ -37,7 +37,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         """Write beside ``path``, then rename.
 
         Raises:
-            UsageError: the file cannot be written, for example because the disk is full; an older one is still whole.
+            NoRoomError: the file cannot be written, for example because the disk is full; an older one is still whole.
         """
         path = Path(path)
         try:
@@ -47,7 +47,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             with write_whole(path) as scratch:
                 scratch.write_bytes(content.getbuffer())
         except OSError as error:
-            raise UsageError(
+            raise NoRoomError(
                 f"cannot write the checkpoint {path}: {error}. Make room there, or choose another place with "
                 "--trainer.default_root_dir DIR; the last checkpoint that could be written is whole"
             ) from error

@@ -8,7 +8,7 @@ import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from ss_lightning.errors import UsageError
+from ss_lightning.errors import NoRoomError, UsageError
 from ss_lightning.files import display_path
 
 DEFAULT_ROOT = Path("runs")
@@ -65,7 +65,7 @@ def reserve_run(folder: Path, kind: str = "version") -> Path:
             probe.unlink()
             return run
     except OSError as error:
-        raise UsageError(
+        raise NoRoomError(
             f"cannot write the run folder {folder}: {error.strerror or error}. "
             "Choose another place with --trainer.default_root_dir DIR"
         ) from error

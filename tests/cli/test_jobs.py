@@ -163,7 +163,11 @@ def test_sigterm_and_ctrl_c_end_with_one_message(capsys):
 @pytest.mark.skipif(os.name == "nt", reason="there are no such signals")
 def test_a_ctrl_c_that_is_swallowed_ends_it_all_the_same():
     class Deaf(Queue):
+        taken = 0
+
         def take(self):
+            self.taken += 1
+            assert self.taken < 9
             with suppress(KeyboardInterrupt):
                 os.kill(os.getpid(), signal.SIGINT)
 
@@ -174,6 +178,18 @@ def test_a_ctrl_c_that_is_swallowed_ends_it_all_the_same():
     with pytest.raises(KeyboardInterrupt), ends_by_sigterm():
         run_side_by_side(Deaf(), work, 1, print)
     assert signal.getsignal(signal.SIGINT) is before
+
+
+@pytest.mark.skipif(os.name == "nt", reason="there are no such signals")
+def test_a_command_that_is_to_hear_no_ctrl_c_hears_none():
+    """A shell starts a command in the background so."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with ends_by_sigterm():
+            os.kill(os.getpid(), signal.SIGINT)
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_the_bar_shows_what_it_is_told(monkeypatch, capsys):

@@ -72,6 +72,16 @@ def storage(request, tmp_path):
     return f"sqlite:///{tmp_path / 'trials.db'}" if request.param == "sqlite" else str(tmp_path / "disk" / "s.journal")
 
 
+def taken_from_the_first(sweep, storage, clock):
+    """Two processes, of which the second took the first for dead, and the trial."""
+    first, second = process(sweep, storage, wanted=1), process(sweep, storage, wanted=1)
+    task = first.take()
+    assert second.take() is None
+    clock.now = 61.0
+    assert second.take() == task
+    return first, second, task
+
+
 @pytest.mark.parametrize(("method", "parameters"), [("grid", GRID), ("random", RANGES)])
 def test_two_processes_share_the_trials_and_none_is_run_twice(method, parameters, storage, clock, tmp_path):
     sweep = read(tmp_path, method, parameters)
@@ -145,12 +155,7 @@ def test_a_clean_stop_is_no_death(clock, tmp_path):
 
 
 def test_a_process_that_wakes_up_leaves_what_another_has_taken(storage, clock, tmp_path):
-    sweep = read(tmp_path)
-    asleep, other = process(sweep, storage, wanted=1), process(sweep, storage, wanted=1)
-    task = asleep.take()
-    assert other.take() is None
-    clock.now = 61.0
-    assert other.take() == task
+    asleep, other, task = taken_from_the_first(read(tmp_path), storage, clock)
     assert asleep.answer(task, Epoch(1, 0.5, False))
     asleep.release()
     assert other.renew() == []
@@ -187,12 +192,7 @@ def test_a_journal_that_a_death_left_behind_is_mended(tmp_path, monkeypatch):
 
 
 def test_a_process_that_was_taken_for_dead_ends_its_trial(storage, clock, tmp_path):
-    sweep = read(tmp_path)
-    slow, other = process(sweep, storage, wanted=1), process(sweep, storage, wanted=1)
-    task = slow.take()
-    assert other.take() is None
-    clock.now = 61.0
-    assert other.take() == task
+    slow, other, task = taken_from_the_first(read(tmp_path), storage, clock)
     assert slow.renew() == [task]
     assert other.renew() == []
 
@@ -294,9 +294,10 @@ def test_a_process_that_dies_every_time_is_a_trial_that_failed(clock, tmp_path):
 )
 def test_a_storage_that_cannot_be_opened_is_named(place, message, clock, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    Path("text.txt").write_text("no journal\nof Optuna\n")
+    Path("text.txt").write_text("no journal\nof Optuna")
     with pytest.raises(UsageError, match="Expected the URL of a database") as error:
         open_storage(place)
+    assert Path("text.txt").read_text() == "no journal\nof Optuna"
     assert message in str(error.value)
     assert "\n" not in str(error.value)
 

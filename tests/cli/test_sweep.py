@@ -1,4 +1,5 @@
 import csv
+import errno
 import os
 import re
 import subprocess
@@ -23,7 +24,6 @@ from ss_lightning.cli.search import Search, make_pruner
 from ss_lightning.cli.sweep import TrialProgress, check_sweep
 from ss_lightning.cli.sweep_file import grid_values, read_sweep
 from ss_lightning.cli.sweep_results import importances
-from ss_lightning.errors import NoRoomError
 
 optuna = pytest.importorskip("optuna")
 
@@ -258,7 +258,7 @@ class TestSideBySide:
         environment = {**os.environ, "PYTHONPATH": str(ROOT)}
 
         def start(out):
-            shared = [f"--out={out}/search", "--storage", storage, "--dead_after=5"]
+            shared = [f"--out={out}", "--storage", storage, "--dead_after=5"]
             return subprocess.Popen([*command, *shared], env=environment, stdout=subprocess.PIPE, text=True)
 
         killed, left = start("first"), start("second")
@@ -273,7 +273,7 @@ class TestSideBySide:
         assert left.returncode == 0
         assert "its process is gone; it runs again here" in printed
         assert sweep(*arguments, "--out=alone", small=False) == 0
-        assert Path("alone/results.csv").read_text() == Path("second/search/results.csv").read_text()
+        assert Path("alone/results.csv").read_text() == Path("second/results.csv").read_text()
 
     @pytest.mark.slow
     def test_the_bar_counts_trials_that_were_there(self, quick, monkeypatch):
@@ -375,13 +375,13 @@ class TestMistakes:
             ({"paramters": {}}, "unknown key paramters"),
             (
                 {"parameters": {"a": {"values": [1, 2], "probabilities": [0, 1]}}},
-                "a: probabilities cannot be done here",
+                "a: probabilities is not supported here",
             ),
             ({"parameters": {"a": {"min": 1, "max": 9, "q": 2}}}, "a: q needs distribution: q_uniform"),
-            ({"metric": {"name": "val/loss", "goal": "minimize", "target": 1}}, "metric: target cannot be done here"),
+            ({"metric": {"name": "val/loss", "goal": "minimize", "target": 1}}, "metric: target is not supported here"),
             (
                 {"early_terminate": {"type": "hyperband", "min_iter": 1, "strict": True}},
-                "early_terminate: strict cannot be done here",
+                "early_terminate: strict is not supported here",
             ),
             ({"parameters": {"model.init_args.hiddn": {"values": [[3]]}}}, "Did you mean hidden?"),
             ({"parameters": {"optimizer.init_args.lr": {"values": [0.1, "fast"]}}}, "optimizer.init_args.lr = fast"),
@@ -455,24 +455,46 @@ class TestMistakes:
         assert "holds trials of another sweep (its config differed)" in capsys.readouterr().err
 
     @pytest.mark.slow
-    def test_a_shared_search_writes_over_no_other(self, quick, capsys):
+    def test_another_sweep_in_the_same_storage(self, quick, capsys):
+        shared = "--storage=disk.journal"
+        assert sweep(write(run_cap=1), shared) == 0
+        assert sweep(write(run_cap=2), shared) == 0
+        assert len(results("runs/sweeps/sweep")) == 2
+        assert sweep(write("bayes"), "--trials=1", shared, "--out=other") == 2
+        error = capsys.readouterr().err
+        assert "--storage disk.journal holds trials of another sweep (its sweep differed), which is also" in error
+        assert sweep(write("bayes", path="second.yaml"), "--trials=1", shared) == 0
+
+    @pytest.mark.slow
+    def test_one_search_writes_over_no_other(self, quick, capsys):
         assert sweep(write(), "--trials=1") == 0
         assert sweep(write("bayes"), "--trials=1", "--storage=disk.journal") == 2
         assert "holds the runs of another search; choose another folder with --out" in capsys.readouterr().err
         assert sweep(write("bayes"), "--trials=1", "--storage=disk.journal", "--out=other") == 0
         assert sweep(write("grid"), "--trials=1", "--storage=second.journal", "--out=other") == 2
+        assert sweep(write("bayes"), "--trials=1", "--out=other") == 2
 
     @pytest.mark.slow
-    def test_a_place_without_room_fails_no_trial(self, quick, monkeypatch, capsys):
-        def full(*args):
-            raise NoRoomError("cannot write the checkpoint: No space left on device")
+    def test_a_disk_without_room_fails_no_trial(self, monkeypatch, capsys):
+        def full(path):
+            raise OSError(errno.ENOSPC, "No space left on device")
 
+        path = write()
         with monkeypatch.context() as now:
-            now.setattr(sweep_module, "run_command", full)
-            assert sweep(write(), "--trials=1") == 2
-        assert "No space left on device" in capsys.readouterr().err
-        assert sweep(write(), "--trials=1") == 0
+            now.setattr("ss_lightning.runs.checkpoints.write_whole", full)
+            assert sweep(path, "--trials=1") == 2
+        error = capsys.readouterr().err
+        assert "cannot write the checkpoint" in error
+        assert "No space left on device" in error
+        assert sweep(path, "--trials=1") == 0
         assert [row["state"] for row in results("runs/sweeps/sweep")] == ["complete"]
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize("name", ["results.md", "sweep.html"])
+    def test_what_cannot_be_written(self, name, quick, capsys):
+        Path("here", name).mkdir(parents=True)
+        assert sweep(write(), "--trials=1", "--out=here") == 2
+        assert "cannot write here: Is a directory" in capsys.readouterr().err
 
     def test_an_epoch_without_validation_is_waited_through(self):
         reported = []
