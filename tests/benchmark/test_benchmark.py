@@ -197,7 +197,10 @@ def test_a_system_that_does_not_say_its_free_memory_caps_nothing(monkeypatch, tm
     assert make_clock("cpu").free_bytes() == math.inf
 
 
-def test_wrong_arguments(capsys):
+def test_wrong_arguments(tmp_path, capsys):
+    (tmp_path / "file").touch()
+    assert main(["benchmark", f"--out={tmp_path / 'file'}"]) == 2
+    assert "file: File exists. Choose another place" in capsys.readouterr().err
     assert main(["benchmark", "--suit=stp"]) == 2
     assert main(["benchmark", "--only_cells=shd"]) == 2
     assert "--only_cells shd: no cell of step has such a name" in capsys.readouterr().err
