@@ -434,7 +434,7 @@ def _suggest(trial: optuna.Trial, name: str, values: BaseDistribution) -> Any:
     if isinstance(values, CategoricalDistribution):
         return trial.suggest_categorical(name, values.choices)
     if isinstance(values, IntDistribution):
-        return trial.suggest_int(name, values.low, values.high)
+        return trial.suggest_int(name, values.low, values.high, step=values.step)
     assert isinstance(values, FloatDistribution)
     return trial.suggest_float(name, values.low, values.high, step=values.step, log=values.log)
 

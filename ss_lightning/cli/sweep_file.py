@@ -169,10 +169,23 @@ def _distribution(where: str, given: Any) -> BaseDistribution:
         step = given.get("q", 1)
         if not _is_number(step) or step <= 0:
             raise UsageError(f"{where}: q is {step!r}; expected the distance of two values, above 0")
-        return FloatDistribution(low, high, step=step)
+        return _multiples(where, low, high, step)
     if kind == "log_uniform_values" and low <= 0:
         raise UsageError(f"{where}: a logarithmic range must be above 0, got min {low}")
     return FloatDistribution(low, high, log=kind == "log_uniform_values")
+
+
+def _multiples(where: str, low: float, high: float, step: float) -> BaseDistribution:
+    """The multiples of ``step`` in a range, whole numbers where all three are, as W&B has them."""
+    from optuna.distributions import FloatDistribution, IntDistribution
+
+    # The ends may be multiples but for rounding: 0.3 of 0.1.
+    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
+    if first > last:
+        raise UsageError(f"{where}: no multiple of q, which is {step}, lies between min {low} and max {high}")
+    if isinstance(low, int) and isinstance(high, int) and isinstance(step, int):
+        return IntDistribution(first * step, last * step, step=step)
+    return FloatDistribution(first * step, last * step, step=step)
 
 
 def _plain(value: Any) -> Any:

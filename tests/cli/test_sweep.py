@@ -371,6 +371,7 @@ class TestMistakes:
             ({"parameters": {"a": {"values": []}}}, "values is []; expected a list of one or more"),
             ({"parameters": {"a": {"values": "abc"}}}, "values is 'abc'; expected a list of one or more"),
             ({"parameters": {"a": {"distribution": "q_uniform", "min": 0, "max": 1, "q": 0}}}, "q is 0; expected the"),
+            ({"parameters": {"a": {"distribution": "q_uniform", "min": 5, "max": 7, "q": 4}}}, "no multiple of q"),
             ({"parameters": {"a": {"min": 0, "max": float("inf")}}}, "expected value, values, or numbers min and max"),
             ({"paramters": {}}, "unknown key paramters"),
             (
@@ -527,13 +528,15 @@ class TestMistakes:
 def test_values_as_wandb_means_them():
     path = write("grid", {
         "data.init_args.num_steps": {"min": 10, "max": 12},
-        "model.init_args.tau_hidden_ms": {"distribution": "q_uniform", "min": 1.0, "max": 2.0, "q": 0.5},
+        "data.init_args.batch_size": {"distribution": "q_uniform", "min": 5, "max": 31, "q": 8},
+        "model.init_args.tau_hidden_ms": {"distribution": "q_uniform", "min": 0.9, "max": 2, "q": 0.5},
         "model.init_args.hidden": {"values": [[3], [4, 5]]},
         "model.init_args.skip": {"value": True},
     })  # fmt: skip
     space = read_sweep(Path(path))
     assert grid_values(space) == {
         "data.init_args.num_steps": [10, 11, 12],
+        "data.init_args.batch_size": [8, 16, 24],
         "model.init_args.tau_hidden_ms": [1.0, 1.5, 2.0],
         "model.init_args.hidden": ["[3]", "[4, 5]"],
         "model.init_args.skip": [True],
