@@ -185,7 +185,7 @@ def _multiples(where: str, low: float, high: float, step: float) -> BaseDistribu
         raise UsageError(f"{where}: no multiple of q, which is {step}, lies between min {low} and max {high}")
     if isinstance(low, int) and isinstance(high, int) and isinstance(step, int):
         return IntDistribution(first * step, last * step, step=step)
-    return FloatDistribution(first * step, last * step, step=step)
+    return FloatDistribution(float(f"{first * step:.12g}"), float(f"{last * step:.12g}"), step=step)
 
 
 def _plain(value: Any) -> Any:
