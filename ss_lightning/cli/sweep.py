@@ -282,9 +282,9 @@ def _made_of(sweep: Sweep, extra: Sequence[str], seed: int, config: dict[str, An
 
 
 def _refuse_folder(place: Place, made_of: dict[str, str]) -> None:
-    """Refuse a folder with runs of another search: trials are numbered in both, so theirs would be written over.
+    """Refuse a folder with runs of another search: both number their trials, so theirs would be written over.
 
-    A search without a storage is known by its study.
+    Searches without a storage need no digest: :func:`_refuse_another` has compared what they are made of.
     """
     mark, trials = place.folder / ".search", place.folder / "trials.db"
     digest = hashlib.sha256(json.dumps(made_of).encode()).hexdigest()
@@ -308,8 +308,8 @@ def _refuse_another(study: optuna.Study, place: Place, made_of: dict[str, str]) 
         if place.storage is None:
             raise UsageError(f"{place.folder} {holds}; choose another folder with --out, or delete that one")
         raise UsageError(
-            f"--storage {without_password(place.storage)} {holds}, which is also called {study.study_name}; choose "
-            "another storage, or rename the sweep file, after which a search is called"
+            f"--storage {without_password(place.storage)} {holds}, which is also called {study.study_name}. A search "
+            "has the name of its sweep file: choose another storage, or copy the file to another name"
         )
 
 
